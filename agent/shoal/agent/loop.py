@@ -17,7 +17,7 @@ from shoal.agent.federated.client import Callbacks, RoundClient
 from shoal.agent.federated.ports import FederatedPorts
 from shoal.agent.feeds.frames import FeedHealth
 from shoal.agent.host.clock import DeviceClock
-from shoal.agent.host.faults import Fault
+from shoal.agent.host.faults import Fault, disk_fault
 from shoal.agent.host.ports import HostPorts
 from shoal.agent.installed.record import Record
 from shoal.agent.serving.served_model import ServedModel
@@ -164,6 +164,9 @@ class Agent:
         self._endpoint = endpoint
         if self._journal.lost:
             self.reporter.fault(Fault("journal-lost", self._journal.lost, "critical"))
+        if self._journal.degraded:
+            detail = f"{self._journal.degraded}; what was committed serves, updates wait"
+            self.reporter.fault(disk_fault(detail))
         self.updates.start()
         self.started = True
         if self.rounds is not None:
@@ -219,7 +222,7 @@ class Agent:
             clock=self.clock.skew,
             endpoint=self._endpoint,
             sharing=peers,
-            waiting=self._outbox.waiting,
+            waiting=self.reporter.waiting,
             models=[self._model_status(record) for record in self.updates.records],
             faults=list(self.reporter.recent_faults),
             health=msgspec.to_builtins(self._health()),
@@ -244,7 +247,7 @@ class Agent:
             self.reporter.fault(Fault(cause, detail, severity))
         except StorageError as error:
             self._later.append((self._host.monotonic() + RETRY_S, item))
-            self.reporter.fault(Fault("disk-full", str(error), "critical"))
+            self.reporter.fault(disk_fault(str(error)))
 
     def _process_connection(self, up: bool) -> None:
         self.reporter.on_connection(up)
@@ -417,7 +420,7 @@ class Agent:
         try:
             self._catch_bugs(work)
         except StorageError as error:
-            self.reporter.fault(Fault("disk-full", str(error), "critical"))
+            self.reporter.fault(disk_fault(str(error)))
 
     def _serving(self, model: str) -> ServedModel:
         if model not in self.serving:

@@ -1,6 +1,7 @@
 """The running agent: built by wiring, its threads started, and stopped in order."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -23,6 +24,9 @@ from shoal.agent.identity.io import renewal
 from shoal.agent.serving.io import row_spool
 from shoal.agent.serving.io.window_spool import WindowSpool
 from shoal.durable import write_durable
+from shoal.errors import StorageError
+
+_log = logging.getLogger(__name__)
 
 #: Seconds in which every part ends after a signal, whatever hangs: a source, the broker, a job.
 STOP_S = 4.0
@@ -39,7 +43,10 @@ def run(folder: Path) -> int:
     logging.getLogger("shoal").setLevel(settings.log_level.upper())
     held = lock(folder)
     try:
-        renewal.complete_renewal(folder)
+        try:
+            renewal.complete_renewal(folder)
+        except (StorageError, OSError) as error:  # the next start tries again
+            _log.warning("the renewal of the certificate is not complete: %s", error)
         return asyncio.run(_serve(folder, settings))
     finally:
         os.close(held)
@@ -64,7 +71,10 @@ async def _serve(folder: Path, settings: config.Settings) -> int:
     core, agent = parts.core, parts.core.agent
     core.peers.start()  # before the first inventory, which lists the address of the peer server
     address = await parts.endpoint.start()
-    write_durable(folder / ADDRESS, address.encode())
+    try:
+        write_durable(folder / ADDRESS, address.encode())
+    except StorageError as error:  # only `shoal-agent status` without a Unix socket reads it
+        _log.warning("%s", error)
 
     def quit_process() -> None:
         loop.call_soon_threadsafe(stop.set)
@@ -99,7 +109,8 @@ async def _serve(folder: Path, settings: config.Settings) -> int:
     await wait(core.link.stop, STOP_S / 4)
     await wait(jobs.finish)
     await parts.endpoint.stop()
-    (folder / ADDRESS).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / ADDRESS).unlink(missing_ok=True)
     return 1 if control.failed else 0
 
 

@@ -22,6 +22,7 @@ ADVICE = {
     "download": "check the network to the artifact server: shoal-agent doctor",
     "unreachable": "check the network: shoal-agent doctor",
     "disk-full": "free space on this disk, then let the operator start a new attempt",
+    "storage": "mount the disk for writing, or replace it: the storage card may be failing",
     "unusable-model": "nothing on site: export the model for this device's onnxruntime",
     "unsupported-profile": "nothing on site: this board's profile is not built for this release",
     "unhealthy": "look at the inputs (sensor, camera); the old release serves",

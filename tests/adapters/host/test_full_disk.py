@@ -1,18 +1,23 @@
 """A file system full to the last block: the agent starts on it, and its model serves."""
 
 import contextlib
+import http.client
+import json
 import os
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapters.update.test_kills import Site, finish, state_of
-from real_agents import PATIENCE_S, Process, enrol, put_in_service
+from ports import free_port
+from real_agents import Process, enrol, put_in_service
 from shoal.agent.host.io import disk_reserve
+from shoal.agent.installed.io.journal import read_records
 
 TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
 
@@ -70,15 +75,80 @@ def test_an_agent_that_starts_on_a_full_disk_serves_again_and_again(folder: Path
         assert not (folder / disk_reserve.NAME).exists()
 
 
-def test_without_its_reserve_it_does_not_start_and_logs_why(folder: Path, disk: Path) -> None:
-    (folder / disk_reserve.NAME).unlink()
+def use_up(folder: Path, disk: Path) -> None:
+    """Take the reserve too: not a byte is left, for the second time."""
+    (folder / disk_reserve.NAME).unlink(missing_ok=True)
     with (disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
+
+
+def test_without_a_reserve_it_serves_and_says_what_is_wrong_until_there_is_room(
+    folder: Path, disk: Path
+) -> None:
+    use_up(folder, disk)
     process = Process(folder)
-    _, log = process.process.communicate(timeout=PATIENCE_S)
-    assert process.process.returncode != 0
-    assert "No space left on device" in log or "disk is full" in log, log
+    try:
+        process.wait_until()
+        assert process.request("POST", "/v2/models/parts/infer", {"inputs": [TENSOR]})[0] == 200
+        process.wait_for(lambda: names(process.request("GET", "/status")[1], "disk-full"))
+        assert process.request("GET", "/status")[1]["waiting"] > 0, "and tells the controller"
+    finally:
+        assert process.end() == 0
+    (disk / "ballast").unlink()
+    serves(folder)
+    assert read_records(folder / "journal.db")["parts"].serving is not None
+
+
+@pytest.mark.parametrize("left_by", [signal.SIGKILL, signal.SIGTERM])
+def test_on_a_read_only_disk_the_committed_release_serves(disk: Path, left_by: int) -> None:
+    """Killed, it has left commits in the write-ahead log alone."""
+    folder = enrol(disk).folder
+    put_in_service(folder)
+    first = Process(folder)
+    first.wait_until()
+    first.end(left_by)
+    port = free_port()
+    with (folder / "agent.toml").open("a") as settings:
+        settings.write(f"[endpoint]\nport = {port}\n")
+    before = sorted(path.name for path in folder.iterdir())
+    remount(disk, "ro")
+    process = Process(folder)
+    try:
+        body = {"inputs": [TENSOR]}
+        process.wait_for(lambda: ask(port, "POST", "/v2/models/parts/infer", body)[0] == 200)
+        process.wait_for(lambda: names(ask(port, "GET", "/status")[1], "storage"))
+    finally:
+        assert process.end() == 0
+        remount(disk, "rw")
+    assert sorted(path.name for path in folder.iterdir()) == before
+    serves(folder)
+
+
+def names(status: dict[str, Any], cause: str) -> bool:
+    """Whether a status names a fault of this cause."""
+    return any(fault.startswith(f"{cause}: ") for fault in status["faults"])
+
+
+def remount(disk: Path, mode: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
+
+
+def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Status and content of a request by TCP: a read-only disk takes no Unix socket."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, json.dumps(body) if body else None)
+    response = connection.getresponse()
+    content = json.loads(response.read())
+    connection.close()
+    return response.status, content
+
+
+@pytest.mark.parametrize("size", ["16m"])
+def test_a_small_disk_has_a_reserve_too(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+    assert not disk_reserve.adjust_reserve(disk)
+    assert (disk / disk_reserve.NAME).stat().st_blocks * 512 >= disk_reserve.SIZE
 
 
 def test_once_there_is_free_space_the_reserve_is_allocated_again(folder: Path, disk: Path) -> None:

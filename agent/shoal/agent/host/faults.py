@@ -17,6 +17,18 @@ class Fault(NamedTuple):
     facts: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default is never written to)
 
 
+def disk_fault(detail: str) -> Fault:
+    """The fault of a disk that refuses to write: "disk-full", or "storage" for any other reason.
+
+    >>> disk_fault("journal.db: database or disk is full").cause
+    'disk-full'
+    >>> disk_fault("journal.db: attempt to write a readonly database").cause
+    'storage'
+    """
+    full = "is full" in detail or "No space left" in detail or "quota" in detail
+    return Fault("disk-full" if full else "storage", detail, "critical")
+
+
 class Faults:
     """Limits reports to one per cause and QUIET_S.
 

@@ -14,10 +14,12 @@ class UpdateJournal(Protocol):
 
     StorageError when the disk refuses; then nothing changed.
 
-    lost   why an earlier journal is gone, "" when none is
+    lost       why an earlier journal is gone, "" when none is
+    degraded   why the disk refuses it: what was committed is read, nothing is saved; else ""
     """
 
     lost: str
+    degraded: str
 
     def floors(self) -> Floors: ...
     def save_floors(self, floors: Floors) -> None: ...

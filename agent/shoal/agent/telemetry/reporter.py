@@ -9,7 +9,7 @@ import msgspec
 
 from shoal import topics, wire
 from shoal.agent.host.clock import DeviceClock
-from shoal.agent.host.faults import Fault, Faults
+from shoal.agent.host.faults import Fault, Faults, disk_fault
 from shoal.agent.host.ports import Random
 from shoal.agent.installed.record import Record, Slot, State
 from shoal.agent.telemetry.outbox import Outbox
@@ -145,7 +145,7 @@ class Reporter:
         self._unsaved: collections.deque[tuple[wire.Upward, str]] = collections.deque(
             maxlen=_UNSAVED
         )
-        self._status_at, self._skew_sent = 0.0, self._clock.skew
+        self._status_at, self._skew_sent, self._boot = 0.0, self._clock.skew, ports.outbox.boot
 
     def will(self) -> tuple[str, bytes]:
         """Last will of the next connection, which gets a new session name."""
@@ -199,6 +199,11 @@ class Reporter:
         self._unsaved.append((named, key))
         self._save()
         return self.saved
+
+    @property
+    def waiting(self) -> int:
+        """Messages that the controller has not acknowledged."""
+        return self._ports.outbox.waiting + len(self._unsaved)
 
     @property
     def saved(self) -> bool:
@@ -277,18 +282,20 @@ class Reporter:
         return inventory
 
     def _report(self, fault: Fault) -> None:
+        self.add(self._event(fault))
+
+    def _event(self, fault: Fault) -> wire.FaultEvent:
+        """The message of a fault, which is logged and on the status page from now on."""
         _log.warning("%s: %s", fault.cause, fault.detail)
         if fault.severity != "info":
             self.recent_faults.append(f"{fault.cause}: {fault.detail}")
-        self.add(
-            wire.FaultEvent(
-                **self._sender(),
-                cause=fault.cause,
-                detail=fault.detail[:_LONGEST],
-                severity=fault.severity,
-                count=fault.times,
-                facts=fault.facts,
-            )
+        return wire.FaultEvent(
+            **self._sender(),
+            cause=fault.cause,
+            detail=fault.detail[:_LONGEST],
+            severity=fault.severity,
+            count=fault.times,
+            facts=fault.facts,
         )
 
     def _save(self) -> None:
@@ -298,7 +305,9 @@ class Reporter:
             try:
                 self._ports.outbox.add(message, key, number=immediately)
             except StorageError as error:
-                _log.warning("outbox: %s", error)
+                due = self._faults.note(disk_fault(str(error)), self._clock.monotonic())
+                if due is not None:
+                    self._unsaved.append((self._event(due), ""))
                 return
             self._unsaved.popleft()
         for fault in self._ports.outbox.faults():
@@ -308,6 +317,9 @@ class Reporter:
         if not self.connected or not self._ports.outbox.waiting or not self._window.free:
             return
         now = self._clock.monotonic()
+        if self._boot != self._ports.outbox.boot:  # numbers begin anew
+            self._boot = self._ports.outbox.boot
+            self._window.connect()
         try:
             after, before = self._window.start_after(now), self._ports.outbox.caught_up
             backlog = self._limiter.allowed(now, self.window_s)

@@ -5,6 +5,7 @@ saves the record, then the effect (effects.py) runs off the control loop. Its re
 `_on_effect_done`, which takes the next step. All else runs on the control loop.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import msgspec
 
 from shoal import wire
 from shoal.agent.host.clock import DeviceClock
-from shoal.agent.host.faults import Fault
+from shoal.agent.host.faults import Fault, disk_fault
 from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, State
@@ -49,6 +50,7 @@ class Attempt:
 
     due_s   when the order is late at the latest, where the controller's time is unknown
     waits   why the effect is tried again
+    resumes whether it is to be continued after a start of the agent
     """
 
     def __init__(self, record: Record, worker: Worker[EffectJob]) -> None:
@@ -56,7 +58,7 @@ class Attempt:
         self.pending: Effect | None = None
         self.tries = 0
         self.not_before, self.due_s = float("-inf"), float("inf")
-        self.waits = Note()
+        self.waits, self.resumes = Note(), False
         self.watch: Watch | None = None
 
     @property
@@ -141,7 +143,11 @@ class Updates:
         self._restore_assignment()
         for attempt in self._attempts.values():
             self._reporter.update(attempt.record)
-            self._resume(attempt)
+            attempt.resumes = True
+            try:
+                self._resume(attempt)
+            except StorageError as error:  # `tick` tries again
+                self._reporter.fault(disk_fault(str(error)))
             if attempt.record.state is not State.OBSERVING:
                 self._ports.sessions.end(attempt.record.model)
 
@@ -162,9 +168,10 @@ class Updates:
         for slot in self._ports.slots.found():
             if slot.model not in self._attempts:
                 self.floors = self.floors.raised(counters={slot.model: slot.counter})
-                self._ports.journal.save_floors(self.floors)
                 record = Record(model=slot.model, serving=slot)
-                self._ports.journal.save(record)
+                with contextlib.suppress(StorageError):  # it serves whatever the disk says
+                    self._ports.journal.save_floors(self.floors)
+                    self._ports.journal.save(record)
                 self._attempts[slot.model] = self._attempt(record)
 
     def _serve_committed(self, record: Record) -> None:
@@ -203,8 +210,12 @@ class Updates:
             _log.info("the assignment in the journal is not valid: %s", error)
 
     def _resume(self, attempt: Attempt) -> None:
+        """Continue the attempt that the journal has, once after a start."""
+        if not attempt.resumes:
+            return
         if (attempt.record.state, Event.STARTED) in machine.TRANSITIONS:
             self._advance(attempt, *machine.on_start(attempt.record, self._clock()))
+        attempt.resumes = False
 
     # ------------------------------------------------------------------ the desired state
 
@@ -240,12 +251,13 @@ class Updates:
                 self._attempts[model] = self._attempt(Record(model=model))
         for attempt in self._attempts.values():
             try:
+                self._resume(attempt)
                 self._follow_order(attempt)
                 self._check_deadline(attempt)
                 self._observe(attempt)
                 self._launch(attempt)
             except StorageError as error:
-                self._reporter.fault(Fault("disk-full", str(error), "critical"))
+                self._reporter.fault(disk_fault(str(error)))
 
     def _follow_order(self, attempt: Attempt) -> None:
         """Start or cancel an attempt where the desired order asks for it."""

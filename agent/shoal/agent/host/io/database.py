@@ -2,13 +2,16 @@
 
 import abc
 import contextlib
+import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
+from shoal.durable import translated as files_translated
 from shoal.errors import StorageError
 
 if TYPE_CHECKING:
@@ -38,6 +41,46 @@ def open_database(path: Path) -> "Database":
     return _sqlite_utils()(connection, execute_plugins=False)
 
 
+def open_memory() -> "Database":
+    """An empty database in memory, for where the disk refuses one."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    return _sqlite_utils()(connection, execute_plugins=False)
+
+
+def open_copy(path: Path) -> "Database":
+    """A copy in memory of a database that cannot be opened for writing: a read-only or full disk.
+
+    The files are copied to a folder in memory first, where SQLite can read the write-ahead log,
+    which may have the newest commits. Writes to the copy raise StorageError.
+
+    Raises DamagedError for a damaged file, StorageError where there is no file, or no such folder.
+    """
+    db = open_memory()
+    with _folder_in_memory() as folder:
+        for name in (path.name, f"{path.name}-wal"):
+            source = path.with_name(name)
+            if source.exists() or name == path.name:
+                with files_translated(source, "is the disk damaged?"):
+                    shutil.copyfile(source, folder / name)
+        with contextlib.closing(open_database(folder / path.name)) as copied:
+            copied.conn.backup(db.conn)
+    db.execute("PRAGMA query_only=ON")
+    return db
+
+
+@contextlib.contextmanager
+def _folder_in_memory() -> Iterator[Path]:
+    """A folder that is deleted afterwards: of the first place that takes one."""
+    for parent in ("/dev/shm", "/run", tempfile.gettempdir()):  # noqa: S108 (0700, own name)
+        with contextlib.suppress(OSError):
+            folder = tempfile.TemporaryDirectory(dir=parent, prefix="shoal-")
+            break
+    else:
+        raise StorageError("no place in memory for a copy", "mount a tmpfs at /dev/shm")
+    with folder as path:
+        yield Path(path)
+
+
 @contextlib.contextmanager
 def deferred_sync(db: "Database") -> Iterator[None]:
     """Make commits within durable only with the next full commit: for repeatable work."""
@@ -55,10 +98,11 @@ class DamagedError(StorageError):
 def set_aside(path: Path) -> Path:
     """Rename a damaged database with its -wal and -shm files; its new path."""
     kept = path.with_name(f"{path.name}.damaged")
-    for suffix in ("", "-wal", "-shm"):
-        old = path.with_name(path.name + suffix)
-        if old.exists():
-            old.replace(kept.with_name(kept.name + suffix))
+    with files_translated(path):
+        for suffix in ("", "-wal", "-shm"):
+            old = path.with_name(path.name + suffix)
+            if old.exists():
+                old.replace(kept.with_name(kept.name + suffix))
     return kept
 
 
@@ -99,16 +143,30 @@ def readable_rows(
 
 
 class SqliteStore(abc.ABC):
-    """A store in one SQLite file, which goes on in a new file when this one is damaged."""
+    """A store in one SQLite file, which goes on in a new file when this one is damaged.
+
+    degraded   why it is not on the disk, "" when it is
+    """
 
     _db: "Database"
+    degraded = ""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
+            self._open_or_restart()
+        except StorageError as error:
+            self._degrade(error)
+
+    def _open_or_restart(self) -> None:
+        try:
             self._open()
         except DamagedError as error:
             self._restart(error)
+
+    def _degrade(self, error: StorageError) -> None:
+        """Go on without the disk, where the store can; else raise the error."""
+        raise error
 
     @abc.abstractmethod
     def _open(self) -> None:

@@ -1,6 +1,7 @@
 """Disk reserve: a file that is deleted at a start on a full disk, so that the agent can start.
 
-The journal and the outbox need free space to be opened. The reserve has allocated blocks in the
+The journal and the outbox need free space to be opened; without it the journal is read from a copy
+and the outbox is in memory, until there is some. The reserve has allocated blocks in the
 agent's folder; the next start with enough free space creates it again. A running agent survives a
 full disk without it.
 """
@@ -14,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 NAME = "reserve"
 #: Bytes of the reserve; free bytes below which it is deleted, above which it is created.
-SIZE, SCARCE, PLENTY = 2 << 20, 1 << 20, 32 << 20
+SIZE, SCARCE, PLENTY = 2 << 20, 1 << 20, 8 << 20
 
 
 def adjust_reserve(folder: Path) -> bool:

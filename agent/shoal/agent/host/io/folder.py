@@ -40,9 +40,23 @@ def give(home: Path, paths: Iterable[Path]) -> None:
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
+def _open_lock(folder: Path) -> int:
+    """The lock's file; on a read-only disk what is there of it: the file, or else the folder."""
+    try:
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        path = folder / LOCK if (folder / LOCK).exists() else folder
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            raise SettingError(
+                f"{path}: {error.strerror}", "is it there, and may this user read and write it?"
+            ) from error
+
+
 def lock(folder: Path) -> int:
     """Lock the folder until this process ends; SettingError when another agent holds the lock."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _open_lock(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

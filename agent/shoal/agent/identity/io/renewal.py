@@ -6,6 +6,7 @@ renewed.pem exists the old pair is in use. The broker session keeps the name fro
 """
 
 import base64
+import contextlib
 import re
 from pathlib import Path
 from urllib.parse import quote
@@ -35,7 +36,7 @@ from shoal.enrolment import (
     fingerprint,
     renewal_message,
 )
-from shoal.errors import SettingError, UntrustedError
+from shoal.errors import SettingError, StorageError, UntrustedError
 from shoal.issuer import is_issued_by
 from shoal.mqtt import session_id
 from shoal.trust import director_version, follow_roots
@@ -65,7 +66,10 @@ def session_name(folder: Path, device: str) -> str:
     """The MQTT client id, derived from the first key and kept in the folder."""
     path = folder / SESSION
     if not path.exists():
-        write_durable(path, session_id(device, folder / KEY).encode(), 0o600)
+        name = session_id(device, folder / KEY)
+        with contextlib.suppress(StorageError):  # until a renewal the key says the same
+            write_durable(path, name.encode(), 0o600)
+        return name
     return path.read_text()
 
 

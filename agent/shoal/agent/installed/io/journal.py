@@ -9,12 +9,15 @@ import msgspec
 from shoal.agent.host.io.database import (
     DamagedError,
     SqliteStore,
+    open_copy,
     open_database,
+    open_memory,
     set_aside,
     translated,
 )
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Participation, Record
+from shoal.errors import StorageError
 from shoal.validation_errors import decode_errors_as
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ class SqliteJournal(SqliteStore):
     """Journal in one SQLite file.
 
     lost   why an earlier file, with its floors, was set aside; "" when none was
+
+    Where the disk refuses the file it is read from a copy in memory, so that the committed releases
+    serve; a save then opens the file again, or raises StorageError and changes nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,6 +58,7 @@ class SqliteJournal(SqliteStore):
 
     def save_assignment(self, payload: bytes, floors: Floors) -> None:
         """Save both in one transaction."""
+        self._return_to_disk()
         with translated(self._path), self._db.atomic():
             self._db.execute("INSERT OR REPLACE INTO kept VALUES ('assignment', ?)", [payload])
             data = msgspec.json.encode(floors)
@@ -66,21 +73,37 @@ class SqliteJournal(SqliteStore):
         self._put("INSERT OR REPLACE INTO kept VALUES (?, ?)", "participation", known)
 
     def _put(self, sql: str, name: str, value: msgspec.Struct) -> None:
+        self._return_to_disk()
         with translated(self._path), self._db.atomic():
             self._db.execute(sql, [name, msgspec.json.encode(value)])
+
+    def _return_to_disk(self) -> None:
+        """Open the file again if it could not be opened; StorageError while it cannot."""
+        if self.degraded:
+            self._open_or_restart()
+            self.degraded = ""
+
+    def _degrade(self, error: StorageError) -> None:
+        self.degraded = str(error)
+        try:
+            self._db = open_copy(self._path)
+            self.records()
+        except StorageError:
+            self._db = open_memory()
+        with translated(self._path):
+            self._create_tables()
 
     def _open(self) -> None:
         self._db = open_database(self._path)
         with translated(self._path):
-            self._db.table("record").create(
-                {"model": str, "data": bytes}, pk="model", if_not_exists=True
-            )
-            self._db.table("kept").create(
-                {"name": str, "data": bytes}, pk="name", if_not_exists=True
-            )
+            self._create_tables()
         self.records()
         self.floors()
         self.participation()
+
+    def _create_tables(self) -> None:
+        for name, key in (("record", "model"), ("kept", "name")):
+            self._db.table(name).create({key: str, "data": bytes}, pk=key, if_not_exists=True)
 
     def _restart(self, error: DamagedError) -> None:
         kept = set_aside(self._path)

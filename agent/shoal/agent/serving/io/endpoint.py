@@ -6,6 +6,7 @@ for a response are bounded: what exceeds a limit is refused, not buffered.
 
 import asyncio
 import collections
+import contextlib
 import functools
 import logging
 from http import HTTPStatus
@@ -70,11 +71,12 @@ class Endpoint:
         for connection in list(self._shared.connections):
             connection.close()
         if self._socket is not None:
-            self._socket.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # on a read-only disk it stays
+                self._socket.unlink(missing_ok=True)
 
     async def _listen_unix(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
         try:
+            path.unlink(missing_ok=True)
             loop = asyncio.get_running_loop()
             self._servers.append(await loop.create_unix_server(self._connection, str(path)))
             path.chmod(0o660)

@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 
 from shoal import wire
-from shoal.agent.host.faults import Fault
+from shoal.agent.host.faults import Fault, disk_fault
 from shoal.agent.host.io.database import (
     DamagedError,
     SqliteStore,
     deferred_sync,
     open_database,
+    open_memory,
     set_aside,
     translated,
 )
@@ -26,11 +27,13 @@ from shoal.agent.telemetry.outbox import (
     merge_windows,
     next_eviction,
 )
-from shoal.errors import SketchError, WireError
+from shoal.errors import SketchError, StorageError, WireError
 from shoal.sketch import merge_bytes
 
 #: Most recent keys of messages that are remembered, also after acknowledgement.
 _KEYS = 1_000
+#: Bytes of messages in memory where the disk refuses the file.
+MEMORY_BYTES = 1 << 20
 #: Rows numbered in one transaction by `number_all`.
 _BATCH = 500
 
@@ -41,6 +44,9 @@ class SqliteOutbox(SqliteStore):
     limit_bytes  of payload; above it windows merge, then the oldest are dropped
     boot_name    generates the random boot of a new store
     caught_up    windows of the backlog numbered so far
+
+    Where the disk refuses the file, messages are kept in memory, up to MEMORY_BYTES and under a
+    boot of their own, until all are acknowledged and the file can be opened again.
     """
 
     def __init__(self, path: Path, *, limit_bytes: int, boot_name: Callable[[], str]) -> None:
@@ -65,10 +71,12 @@ class SqliteOutbox(SqliteStore):
         key     a message with a key is added once
         number  number it now, which saves a write when it is sent immediately
         """
+        if self.degraded and not self._waiting:
+            self._return_to_disk()
         payload = wire.encode(message)
         row = Row(0, 0, wire.UP_KIND[type(message)], _group(message), _merged(message), 0)
         self._retried(lambda: self._add(row, payload, key, number))
-        if self._bytes > self._limit:
+        if self._bytes > self._most:
             self._retried(self._evict)
 
     def connected(self) -> None:
@@ -95,8 +103,35 @@ class SqliteOutbox(SqliteStore):
             self._retried(lambda: self._delete_acked([s for s in seqs if s]))
             self._check_for_copy(boot, max(seqs, default=0))
 
+    @property
+    def _most(self) -> int:
+        return min(self._limit, MEMORY_BYTES) if self.degraded else self._limit
+
+    def _degrade(self, error: StorageError) -> None:
+        self.degraded = str(error)
+        detail = f"{error}; messages are kept in memory until then, and lost at a restart"
+        self._faults.append(disk_fault(detail))
+        self._db = open_memory()
+        self._prepare()
+
+    def _return_to_disk(self) -> None:
+        """Open the file again, if the disk lets."""
+        in_memory = self._db
+        try:
+            self._open_or_restart()
+        except StorageError:
+            self._db = in_memory
+            self._prepare()
+            return
+        self.degraded = ""
+        in_memory.close()
+
     def _open(self, found: Salvaged | None = None) -> None:
         self._db = open_database(self._path)
+        self._prepare(found)
+
+    def _prepare(self, found: Salvaged | None = None) -> None:
+        """Create what is missing, and read what is there."""
         with translated(self._path):
             self._db.table("row").create(
                 {  # "group" is an SQL keyword
@@ -267,7 +302,7 @@ class SqliteOutbox(SqliteStore):
     def _evict(self) -> None:
         """Merge, then drop, until the store is below its limit."""
         dropped = windows = merged = 0
-        while self._bytes > self._limit:
+        while self._bytes > self._most:
             step = next_eviction(self._rows())
             if isinstance(step, Merge) and self._merge(step):
                 merged += 1
