@@ -52,7 +52,7 @@ class Plant:
         """A variable, named "s=NAME" in its namespace."""
         self.run(self._add(name, value, uri))
 
-    def put(self, name: str, value: float, uri: str = URI) -> None:
+    def put(self, name: str, value: Any, uri: str = URI) -> None:
         async def write() -> None:
             index = await self.server.get_namespace_index(uri)
             await self.server.get_node(ua.NodeId(name, index)).write_value(value)

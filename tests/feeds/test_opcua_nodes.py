@@ -1,5 +1,7 @@
 """OPC UA nodes by namespace, nodes that appear later, limits, and subscriptions that end unsaid."""
 
+import datetime
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from shoal.errors import SettingError
 from waiting import eventually
 
 pytest.importorskip("asyncua")
+from asyncua import ua
 
 from feeds.opcua_plant import URI, Plant
 
@@ -140,6 +143,21 @@ def test_a_subscription_that_the_server_drops_without_a_word_is_made_again(
         eventually(lambda: recorder.newest == {"Dropped": 33.0})
         assert feed.health().reconnects >= 1
     assert recorder.reported("the server has no subscription any more: BadSubscriptionIdInvalid")
+
+
+@pytest.mark.parametrize("year", [1601, 9999])
+def test_a_source_time_that_means_none_is_the_servers_or_that_of_arrival(
+    recorder: Recorder, plant: Plant, year: int
+) -> None:
+    name = f"Year{year}"
+    plant.add(name, 20.0)
+    feed = source(recorder, plant, f"nsu={URI};s={name}", every_s=0.0)
+    with running(feed):
+        eventually(lambda: recorder.newest == {name: 20.0})
+        stamp = datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)
+        plant.put(name, ua.DataValue(ua.Variant(30.0), SourceTimestamp=stamp))
+        eventually(lambda: recorder.newest == {name: 30.0})
+    assert abs(recorder.frames[-1].time_s - time.time()) < 3_600
 
 
 def test_a_sink_writes_a_node_that_appears_later(recorder: Recorder, plant: Plant) -> None:

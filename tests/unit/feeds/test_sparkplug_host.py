@@ -153,6 +153,16 @@ def test_an_alias_or_a_device_that_no_birth_declared_requests_a_rebirth_and_cost
     assert hear(host, "NDATA", message(1, VALUE), 11.0).frames
 
 
+def test_a_death_may_give_its_bdseq_by_the_alias_of_the_birth() -> None:
+    host = Host()
+    numbered = Metric("bdSeq", alias=1, datatype=INT64, value=7)
+    hear(host, "NBIRTH", message(0, numbered, Metric("t", alias=2, datatype=DOUBLE, value=1.0)))
+    old = message(None, Metric(alias=1, datatype=INT64, value=6))
+    assert hear(host, "NDEATH", old).frames == []
+    (frame,) = hear(host, "NDEATH", message(None, Metric(alias=1, datatype=INT64, value=7))).frames
+    assert frame.quality is Quality.BAD
+
+
 def test_a_death_without_bdseq_is_believed_of_a_node_whose_birth_had_none() -> None:
     host = Host()
     hear(host, "NBIRTH", message(0, Metric("t", datatype=DOUBLE, value=1.0)))

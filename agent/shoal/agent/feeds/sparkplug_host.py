@@ -145,7 +145,7 @@ class Host:
 
     def _died(self, topic: Topic, node: _Node, payload: Payload) -> Received:
         """A death counts if its bdSeq is that of the last birth, or that birth had none."""
-        if not node.born or node.bd_seq not in (None, _bd_seq(payload)):
+        if not node.born or node.bd_seq not in (None, _bd_seq(payload, node.names)):
             return Received()
         _lose(node)
         self._waiting.pop((topic.group, topic.node), None)
@@ -247,13 +247,17 @@ def _begin(node: _Node, payload: Payload, monotonic_s: float) -> None:
     """Start a node's session with its birth; earlier state is discarded."""
     _lose(node)
     node.born, node.assets, node.names, node.kinds = True, {}, {}, {}
-    node.bd_seq, node.born_s = _bd_seq(payload), monotonic_s
+    node.bd_seq, node.born_s = _bd_seq(payload, {}), monotonic_s
 
 
-def _bd_seq(payload: Payload) -> int | None:
-    """The bdSeq of a birth or death; None without one."""
-    number = next((m.value for m in payload.metrics if m.name == BD_SEQ), None)
-    return number if isinstance(number, int) else None
+def _bd_seq(payload: Payload, names: dict[int, tuple[str, int]]) -> int | None:
+    """The bdSeq of a birth or death, by its name or the birth's alias; None without one."""
+    for metric in payload.metrics:
+        alias = -1 if metric.alias is None else metric.alias
+        name = metric.name or names.get(alias, ("", 0))[0]
+        if name == BD_SEQ:
+            return metric.value if isinstance(metric.value, int) else None
+    return None
 
 
 class _Change(NamedTuple):

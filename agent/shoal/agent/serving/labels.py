@@ -18,7 +18,7 @@ def number(cell: object) -> float:
     """A table's cell as a number; NaN when it is none."""
     try:
         return float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for an int beyond any float
         return math.nan
 
 

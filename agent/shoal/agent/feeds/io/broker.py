@@ -62,7 +62,7 @@ class Broker:
 
     It uses MQTT 3.1.1; for a broker that refuses that, MQTT 5 from the next `serve` on.
 
-    on_message          topic, payload
+    on_message          topic, payload, and whether the broker had retained it
     on_connected        connected, and every subscription granted
     on_acknowledged     the number that publish returned, for QoS 1
     before_poll         called before every wait, to publish queued messages
@@ -75,7 +75,7 @@ class Broker:
         folder: Path,
         *,
         subscriptions: Sequence[tuple[str, int]] = (),
-        on_message: Callable[[str, bytes], None] = lambda topic, payload: None,
+        on_message: Callable[[str, bytes, bool], None] = lambda *_: None,
         on_connected: Callable[[], None] = lambda: None,
         on_acknowledged: Callable[[int], None] = lambda number: None,
         before_poll: Callable[[], None] = lambda: None,
@@ -227,7 +227,7 @@ class Broker:
             self._on_connected()
 
     def _received(self, _: paho.Client, __: Any, message: paho.MQTTMessage) -> None:
-        self._on_message(message.topic, bytes(message.payload))
+        self._on_message(message.topic, bytes(message.payload), message.retain)
 
     def _published(self, _: paho.Client, __: Any, number: int, ___: Any, ____: Any) -> None:
         self._on_acknowledged(number)

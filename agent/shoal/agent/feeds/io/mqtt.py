@@ -20,28 +20,37 @@ from shoal.errors import DatasetError, SettingError, ShoalError, WireError
 
 #: Bytes of the largest message; most assets.
 LIMIT, ASSETS = 1 << 20, 1_024
+#: Units of a second; seconds up to which a time is one: 2001 for a guess, 2100.
+_UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+_EARLY_S, _LATEST_S = 1_000_000_000.0, 4_102_444_800.0
 _QUALITIES = {"good": Quality.GOOD, "uncertain": Quality.UNCERTAIN, "bad": Quality.BAD}
 
 
 class MqttSourceSettings(BrokerSettings, frozen=True, kw_only=True):
     """Readings from an MQTT broker.
 
-    topics   filters to subscribe to
-    format   "json": an object of names and numbers, nested ones named "outer.inner", or a bare
-             number, named by the last level of its topic; "sparkplug": Sparkplug B, where metrics
-             are values, and each node and device is an asset
-    asset    level of the topic that names the asset, from 0; -1 for none
-    time     name of the object's field with its time, Unix seconds or ISO 8601; "" for the time
-             of arrival
-    quality  name of the field with its quality: "good", "uncertain" or "bad"; "" for good
-    qos      0 or 1
+    topics     filters to subscribe to
+    format     "json": an object of names and numbers, nested ones named "outer.inner", a list of
+               such objects, each a frame, or a bare number, named by the last level of its topic;
+               "sparkplug": Sparkplug B, where metrics are values, and each node and device is an
+               asset
+    asset      level of the topic that names the asset, from 0; -1 for none
+    time       name of the object's field with its time, Unix or ISO 8601; "" for the time of
+               arrival
+    time_unit  of a Unix time: "s", "ms", "us" or "ns"
+    quality    name of the field with its quality: "good", "uncertain" or "bad"; "" for good
+    retained   a message that the broker had retained, and so of unknown age: "uncertain" for that
+               quality, unless it has a time of its own; "use", or "ignore"
+    qos        0 or 1
     """
 
     topics: list[str]
     format: Literal["json", "sparkplug"] = "json"
     asset: int = -1
     time: str = ""
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"
     quality: str = ""
+    retained: Literal["use", "uncertain", "ignore"] = "uncertain"
     qos: Literal[0, 1] = 1
 
 
@@ -74,15 +83,27 @@ class MqttSource(ReconnectingFeed):
             self._latest.clear()
             self._host.disconnected()
 
-    def _on_message(self, topic: str, data: bytes) -> None:
+    def _on_message(self, topic: str, data: bytes, is_retained: bool) -> None:
+        is_sparkplug = self._settings.format == "sparkplug"
+        if not data or (is_retained and (is_sparkplug or self._settings.retained == "ignore")):
+            return  # empty: a retained message was cleared; Sparkplug's births are never retained
         try:
-            if self._settings.format == "sparkplug":
+            if is_sparkplug:
                 self._on_sparkplug(topic, data)
-            else:
-                self._emit_frame(self._frame(topic, data))
+                return
+            readings = flat(topic, data)
         except ShoalError as error:
-            self.tally.dropped += 1
-            self.context.fault(Fault(error.code, f"{self.context.name}, {topic}: {error}"))
+            self._drop(topic, error)
+            return
+        for values in readings:
+            try:
+                self._emit_frame(self._frame(topic, values, is_retained))
+            except ShoalError as error:
+                self._drop(topic, error)
+
+    def _drop(self, topic: str, error: ShoalError) -> None:
+        self.tally.dropped += 1
+        self.context.fault(Fault(error.code, f"{self.context.name}, {topic}: {error}"))
 
     def _on_sparkplug(self, topic: str, data: bytes) -> None:
         context = self.context
@@ -105,13 +126,15 @@ class MqttSource(ReconnectingFeed):
         self.tally.bad += frame.quality is Quality.BAD
         self._emit(frame)
 
-    def _frame(self, topic: str, data: bytes) -> Frame:
-        """The latest values of the message's asset, updated by it."""
-        values = flat(topic, data)
+    def _frame(self, topic: str, values: dict[str, Any], is_retained: bool) -> Frame:
+        """The latest values of the message's asset, updated by these."""
         settings, now = self._settings, self.context.wall()
-        time_s = _time(values.pop(settings.time, None), now) if settings.time else now
+        own_time = values.pop(settings.time, None) if settings.time else None
+        time_s = now if own_time is None else unix_time(own_time, settings.time_unit)
         word = str(values.pop(settings.quality, "good")).lower() if settings.quality else "good"
         quality = _QUALITIES.get(word, Quality.UNCERTAIN)
+        if is_retained and own_time is None and settings.retained == "uncertain":
+            quality = max(quality, Quality.UNCERTAIN)
         levels = topic.split("/")
         asset = levels[settings.asset] if 0 <= settings.asset < len(levels) else ""
         if asset not in self._latest and len(self._latest) >= ASSETS:
@@ -230,11 +253,13 @@ def topic_of(pattern: str, model: str, asset: str) -> str:
     return pattern.format(model=model, asset=safe).replace("//", "/").strip("/")
 
 
-def flat(topic: str, data: bytes) -> dict[str, Any]:
-    """Names and values of a JSON message; WireError for anything else.
+def flat(topic: str, data: bytes) -> list[dict[str, Any]]:
+    """Names and values of a JSON message, for each reading in it; WireError for anything else.
 
     >>> flat("a/b", b'{"t": 1, "motor": {"rpm": 2}}'), flat("a/b", b"21.5")
-    ({'t': 1, 'motor.rpm': 2}, {'b': 21.5})
+    ([{'t': 1, 'motor.rpm': 2}], [{'b': 21.5}])
+    >>> flat("a/b", b'[{"t": 1}, {"t": 2}]')
+    [{'t': 1}, {'t': 2}]
     """
     if len(data) > LIMIT:
         raise WireError(f"message of {len(data)} bytes, {LIMIT} allowed")
@@ -242,6 +267,16 @@ def flat(topic: str, data: bytes) -> dict[str, Any]:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise WireError(f"message is no JSON: {str(error)[:100]}") from error
+    if not isinstance(found, list):
+        return [_named(topic, found)]
+    if not all(isinstance(each, dict) for each in found):
+        raise WireError(
+            f"a list of {len(found)}, not all of them objects", "send objects of names and numbers"
+        )
+    return [_named(topic, each) for each in found]
+
+
+def _named(topic: str, found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         return {topic.rpartition("/")[2]: found}
     values: dict[str, Any] = {}
@@ -257,13 +292,23 @@ def _flatten(prefix: str, values: dict[str, Any], into: dict[str, Any]) -> None:
             into[prefix + name] = value
 
 
-def _time(cell: Any, now: float) -> float:
-    if cell is None:
-        return now
+def unix_time(cell: Any, unit: str) -> float:
+    """Unix seconds of a Unix time in `unit`, or of ISO 8601; WireError when it is neither.
+
+    >>> unix_time("1970-01-01T00:00:10Z", "ms"), unix_time(10_000, "ms")
+    (10.0, 10.0)
+    """
     try:
-        return seconds(cell)
+        found = seconds(cell)
     except DatasetError as error:
         raise WireError(error.message) from error
+    if math.isfinite(number(cell)):
+        found /= _UNITS[unit]
+    if 0 <= found < _LATEST_S:
+        return found
+    fits = [name for name, per_s in _UNITS.items() if _EARLY_S <= number(cell) / per_s < _LATEST_S]
+    hint = f'is it in other units? set time_unit = "{fits[0]}"' if fits else ""
+    raise WireError(f"{str(cell)[:40]!r} is no Unix time in {unit}", hint)
 
 
 def _value(cell: Any, time_s: float, quality: Quality) -> Value:

@@ -65,8 +65,9 @@ class OpcUaSource(OpcUaFeed):
     def datachange_notification(self, node: Any, _: Any, data: Any) -> None:
         """A value of the subscription; asyncua calls it by this name, on our event loop."""
         item = data.monitored_item.Value
-        stamp = item.SourceTimestamp or item.ServerTimestamp
-        time_s = stamp.replace(tzinfo=datetime.UTC).timestamp() if stamp else self.context.wall()
+        stamps = [item.SourceTimestamp, item.ServerTimestamp]
+        times = [s.replace(tzinfo=datetime.UTC).timestamp() for s in stamps if _is_time(s)]
+        time_s = times[0] if times else self.context.wall()
         raw = item.Value.Value if item.Value is not None else None
         found = number(raw)
         quality = self._quality(item.StatusCode)
@@ -202,3 +203,8 @@ class OpcUaSource(OpcUaFeed):
         if code is None or code.is_good():
             return Quality.GOOD
         return Quality.BAD if code.is_bad() else Quality.UNCERTAIN
+
+
+def _is_time(stamp: datetime.datetime | None) -> bool:
+    """Whether a time was set: servers send 1601, the year 1 or 9999 for none."""
+    return stamp is not None and 1970 <= stamp.year < 2100

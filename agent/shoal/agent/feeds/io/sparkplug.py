@@ -105,7 +105,7 @@ class SparkplugSink(ReconnectingFeed):
         self.tally.came_up()
         self._publish(self._node.connected(self.context.wall()))
 
-    def _on_message(self, topic: str, data: bytes) -> None:
+    def _on_message(self, topic: str, data: bytes, _: bool) -> None:
         self._publish_queued()  # predictions from before the host is online are historical
         try:
             self._publish(self._node.received(topic, data, self.context.wall()))
