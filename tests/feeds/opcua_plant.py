@@ -71,6 +71,11 @@ class Plant:
         found: int = self.run(self.server.get_namespace_index(uri))
         return found
 
+    def session_timeouts(self) -> list[float]:
+        """Seconds that each session may be without its client."""
+        sessions = self.server.iserver._external_sessions.values()
+        return [session.session_timeout for session in sessions]
+
     def drop_subscriptions(self) -> None:
         """End every subscription, without a word to its client."""
 

@@ -132,6 +132,23 @@ def test_an_address_as_manuals_count_is_explained(recorder: Recorder, device: De
     assert recorder.reported('if a manual says 40008, write table = "holding", address = 7')
 
 
+def test_a_value_that_means_none_costs_no_other_value(recorder: Recorder, device: Device) -> None:
+    device.holding[:4] = [0x7FC0, 0, 0x8000, 21]
+    tags = [
+        {"name": "nan", "address": 0, "type": "float32"},
+        {"name": "off", "address": 2, "missing": -32_768},
+        {"name": "t", "address": 3},
+    ]
+    source = polled(recorder, device, 0, tags=tags)
+    with running(source):
+        eventually(lambda: recorder.frames)
+        assert source.health().error == "", "the device has said so: no fault"
+    assert recorder.newest["t"] == 21
+    assert recorder.newest["off"] != recorder.newest["off"]
+    assert recorder.newest["nan"] != recorder.newest["nan"]
+    assert recorder.frames[0].quality is Quality.UNCERTAIN
+
+
 def test_texts_name_the_asset_and_the_label_of_a_frame(recorder: Recorder, device: Device) -> None:
     device.holding[:6] = [0x4142, 0x2D37, 0, 0x6F6B, 0x2020, 900]
     tags = [

@@ -129,6 +129,15 @@ def test_two_tags_of_one_node_both_have_its_value(recorder: Recorder, plant: Pla
         eventually(lambda: recorder.newest == {"one": 20.0, "two": 20.0})
 
 
+def test_a_session_that_cannot_be_closed_holds_a_place_of_the_server_for_a_minute(
+    recorder: Recorder, plant: Plant
+) -> None:
+    feed = source(recorder, plant, "i=2258")  # Server_ServerStatus_CurrentTime
+    with running(feed):
+        eventually(lambda: feed.health().up)
+        assert plant.session_timeouts() == [60.0]
+
+
 def test_a_subscription_that_the_server_drops_without_a_word_is_made_again(
     recorder: Recorder, plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:

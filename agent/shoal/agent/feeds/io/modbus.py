@@ -104,12 +104,14 @@ class Modbus(ReconnectingFeed):
             due = clock()
             while not stopping.wait(max(0.0, due - clock())):
                 due = max(due + settings.every_s, clock())
-                self._poll(functools.partial(self._read_block, client, stopping))
+                self._poll(functools.partial(self._read_block, client, stopping), stopping)
         finally:
             client.close()
 
-    def _poll(self, request: Callable[[Block], Sequence[int] | Failure]) -> None:
-        """Read every block and emit a frame."""
+    def _poll(
+        self, request: Callable[[Block], Sequence[int] | Failure], stopping: threading.Event
+    ) -> None:
+        """Read every block and emit a frame, unless `stopping` ends it before."""
         settings, plan, now = self._settings, self._plan, self.context.monotonic()
         values = {tag.name: math.nan for tag in settings.tags if tag.name not in self._texts}
         texts, begun = dict[str, str](), self.context.wall()
@@ -122,6 +124,8 @@ class Modbus(ReconnectingFeed):
                     else:
                         values[tag.name] = value(tag, registers)
                     self._faults.worked(tag.name)
+        if stopping.is_set():
+            return
         bad = {name: Quality.BAD for name, found in values.items() if not math.isfinite(found)}
         label = texts.get(settings.label_tag, "")
         frame = frame_of(
@@ -138,7 +142,7 @@ class Modbus(ReconnectingFeed):
         """Registers or bits of a block, or the failure of both attempts; LinkError for silence."""
         code, why = 0, ""
         for attempt in range(2):
-            if attempt and stopping.wait(RETRY_S):
+            if stopping.wait(RETRY_S if attempt else 0.0):
                 return Failure.PASSING
             response = self._send(client, block, is_last=attempt > 0)
             code = 0 if response is None else getattr(response, "exception_code", 0)
