@@ -17,7 +17,7 @@ demo: setup  ## the demo on this machine: broker, controller, six agents (ARGS=-
 	@$(BIN)/shoal demo $(ARGS)
 
 test: setup  ## lint, types, contracts, then every test; real brokers and a real browser from apt
-	@./scripts/apt.sh mosquitto chromium
+	@./scripts/apt.sh mosquitto chromium prometheus
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs the programs that some tests drive for real: scripts/apt.sh mosquitto chromium
+# Installs the programs that some tests drive for real: scripts/apt.sh mosquitto chromium prometheus
 # Debian and Ubuntu only. Where it cannot, it says what to type and goes on: the tests that need
 # the missing program skip themselves and name it.
 #
-# Debian's mosquitto package would start a broker on port 1883 and again at every boot. That is
-# not wanted for tests, so the service is neither started nor left enabled.
+# Debian's packages of mosquitto and prometheus would start a server, and again at every boot. That
+# is not wanted for tests, so no service is started or left enabled.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 policy=/usr/sbin/policy-rc.d
@@ -54,6 +54,8 @@ if ! install && ! { $as_root apt-get update -qq >"$log" 2>&1 && install; }; then
     tail -n 5 "$log" | sed 's/^/      /'
     exit 0
 fi
-case "$missing" in
-*mosquitto*) [ ! -d /run/systemd/system ] || $as_root systemctl --quiet disable mosquitto 2>/dev/null || true ;;
-esac
+for service in mosquitto prometheus; do
+    case "$missing" in
+    *$service*) [ ! -d /run/systemd/system ] || $as_root systemctl --quiet disable "$service" 2>/dev/null || true ;;
+    esac
+done

@@ -5,6 +5,7 @@ import importlib.util
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 import msgspec
@@ -27,6 +28,7 @@ from shoal.controller.api.stream import Streams
 from shoal.controller.data.io import packing
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
+from shoal.controller.host.io.metrics_file import read_metrics
 from shoal.controller.training.io import inspection
 from shoal.controller.web import screen, views
 from shoal.errors import ConflictError
@@ -44,7 +46,7 @@ def create_app(ctx: Context) -> Flask:
     services = AppServices(
         authority=Authority.open(ctx.folder / "pki"),
         attempts=Attempts(),
-        metrics=HttpMetrics(),
+        metrics=HttpMetrics(partial(read_metrics, ctx.folder)),
         streams=Streams(time.sleep),
         document=msgspec.json.encode(document),
         read_facts=_one_at_a_time(inspection.read_facts),

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from shoal import topics, wire
 from shoal.address import url_of
 from shoal.controller.conditions import uptime
+from shoal.controller.engine_metrics import EVERY_S, EngineMetrics, StoredMetrics
 from shoal.controller.federated.io import round_thread
 from shoal.controller.fleet import duplicate_devices
 from shoal.controller.host.context import Context
@@ -75,6 +76,7 @@ class Engine:
         self._intake = Intake(rates, monotonic)
         self._wake = threading.Event()
         self._error: BaseException | None = None
+        self._metrics = EngineMetrics()
         self._pending_acks: collections.deque[tuple[str, wire.Ack | wire.Time]] = collections.deque(
             maxlen=QUEUE_SIZE
         )
@@ -116,7 +118,7 @@ class Engine:
         """Run until `stopping` is set, or a thread ends by an error, which is raised: a process
         that goes on without it would look alive."""
         own = [functools.partial(self._repeat, job) for job in self.jobs if job.own_thread]
-        loops: list[Callable[[], None]] = [self._ingest, *own]
+        loops: list[Callable[[], None]] = [self._ingest, self._measure, *own]
         guarded = [functools.partial(self._until_it_fails, loop) for loop in loops]
         threads = [threading.Thread(target=loop, name="engine", daemon=True) for loop in guarded]
         self.connect()
@@ -163,9 +165,11 @@ class Engine:
         """
         batch = self._gather(min(timeout_s, GATHER_S) if self._pending_acks else timeout_s)
         while batch and not self._stopping.is_set():
+            began = self._monotonic()
             try:
                 acks = ingest(self.ctx, batch, self._returns, self._intake.charge)
                 self._pending_acks.extend((device, ack) for device in acks for ack in acks[device])
+                self._metrics.note_batch(len(batch), self._monotonic() - began)
                 self._wake.set()
                 break
             except StorageError as error:
@@ -229,11 +233,35 @@ class Engine:
             self._run(job)
 
     def _run(self, job: Periodic) -> None:
+        began, succeeded_at = self._monotonic(), None
         try:
             job.run()
+            succeeded_at = self.ctx.clock()
         except Exception as error:  # noqa: BLE001 - one job must not stop the others
             expected = isinstance(error, (LinkError, StorageError))
             _log.error("%s: %s", job.name, error, exc_info=not expected)
+        self._metrics.note_job(job.name, self._monotonic() - began, succeeded_at)
+
+    def _measure(self) -> None:
+        """Write metrics every few seconds; those of the database less often."""
+        stored = StoredMetrics(self._metrics)
+        while not self._stopping.is_set():
+            try:
+                stored.measure(self.ctx)
+                self.write_metrics()
+            except StorageError as error:
+                _log.error("metrics: %s", error)
+            self._stopping.wait(EVERY_S)
+
+    def write_metrics(self) -> None:
+        """Write the process's own numbers as they are now."""
+        self._metrics.note_queues(
+            waiting=self._intake.waiting,
+            waited_s=self._intake.waited_s,
+            acks=len(self._pending_acks),
+            connected=self._link.connected,
+        )
+        self._metrics.write(self.ctx.folder, self.ctx.clock())
 
     def _note_uptime(self) -> None:
         uptime.note(self.ctx, self._link.connected)

@@ -1,5 +1,7 @@
 """Metrics for Prometheus, in its text format (version 0.0.4)."""
 
+from collections.abc import Callable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -19,9 +21,13 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"}
 
 
 class HttpMetrics:
-    """Requests of this process by route, method and status, and their durations."""
+    """Requests of this process by route, method and status, and their durations.
 
-    def __init__(self) -> None:
+    engine   text of the engine's metrics, which its own process measures
+    """
+
+    def __init__(self, engine: Callable[[], str] = str) -> None:
+        self._engine = engine
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -40,8 +46,9 @@ class HttpMetrics:
         self._seconds.labels(route).observe(seconds)
 
     def text(self) -> str:
-        """Metric families shoal_http_requests_total and shoal_http_request_seconds."""
-        return generate_latest(self._registry).decode()
+        """Metric families shoal_http_requests_total and shoal_http_request_seconds, and those of
+        the engine."""
+        return generate_latest(self._registry).decode() + self._engine()
 
 
 def fleet_text(health: FleetHealth) -> str:

@@ -109,7 +109,7 @@ def get_ca(call: Call) -> str:
 
 @route("GET", "/metrics", role="", tag=TAG, media=METRICS)
 def get_metrics(call: Call) -> str:
-    """Prometheus metrics: fleet health and requests of this process."""
+    """Prometheus metrics: fleet health, the engine, and requests of this process."""
     health = performance.fleet_health(call.ctx)
     return fleet_text(health) + call.services.metrics.text()
 

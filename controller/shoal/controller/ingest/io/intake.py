@@ -29,9 +29,11 @@ class Intake:
         self.bell = threading.Event()
         self._budgets = MessageBudgets(rates, monotonic)
         self._round_budgets = MessageBudgets(_ROUND_RATES, monotonic)
-        self._queues: dict[str, collections.deque[Message]] = {}
+        self._monotonic = monotonic
+        self._queues: dict[str, collections.deque[tuple[str, bytes, float]]] = {}
         self._turns: collections.deque[str] = collections.deque()
         self._messages = self._bytes = 0
+        self._waited_s = 0.0
         self._news = threading.Condition()
 
     def put(self, topic: str, payload: bytes) -> bool:
@@ -54,7 +56,7 @@ class Intake:
             if queue is None:
                 queue = self._queues[device] = collections.deque()
                 self._turns.append(device)
-            queue.append((topic, payload))
+            queue.append((topic, payload, self._monotonic()))
             self._messages += 1
             self._bytes += size
             self._news.notify()
@@ -72,6 +74,16 @@ class Intake:
         """Take the price of one message more: ingest has refused it as garbage."""
         with self._news:
             self._budgets.charge(device, 0)
+
+    @property
+    def waiting(self) -> int:
+        """Messages in the queue."""
+        return self._messages
+
+    @property
+    def waited_s(self) -> float:
+        """How long the message waited that was taken last; 0 while none waits."""
+        return self._waited_s if self._messages else 0.0
 
     def take(self, most: int, timeout_s: float = 0.0) -> list[Message]:
         """Up to `most` messages, a device's in their order; waits `timeout_s` for the first."""
@@ -92,14 +104,15 @@ class Intake:
     def _next(self) -> Message:
         device = self._turns.popleft()
         queue = self._queues[device]
-        message = queue.popleft()
+        topic, payload, came_at = queue.popleft()
+        self._waited_s = self._monotonic() - came_at
         if queue:
             self._turns.append(device)
         else:
             del self._queues[device]
         self._messages -= 1
-        self._bytes -= len(message[1])
-        return message
+        self._bytes -= len(payload)
+        return topic, payload
 
     def _ring(self, budgets: MessageBudgets) -> None:
         if not self.bell.is_set() and budgets.to_cut:

@@ -165,6 +165,21 @@ class Signer:
                 renewed.append("timestamp")
             return renewed + self._renew_roots(now)
 
+    def expiries(self) -> dict[str, float]:
+        """When signed metadata expires, Unix seconds: the roots, timestamp, snapshot, targets, and
+        the first of the models' roles."""
+        snapshot = self._current_snapshot().signed
+        names = [name.removesuffix(".json") for name in snapshot.meta]
+        roles = {name: self._read(Targets, name).signed.expires.timestamp() for name in names}
+        found = {"targets": roles.pop("targets")} if "targets" in roles else {}
+        if roles:
+            found["releases"] = min(roles.values())
+        for name, root in (("root", self.root), ("director-root", self.director_root)):
+            found[name] = Metadata[Root].from_bytes(root).signed.expires.timestamp()
+        timestamp = self._load(Timestamp, "timestamp.json").signed
+        found["timestamp"] = timestamp.expires.timestamp()
+        return found | {"snapshot": snapshot.expires.timestamp()}
+
     def folder_metadata(self, models: Sequence[str], now: float) -> dict[str, bytes]:
         """File name -> all metadata that an offline device needs for these models.
 
