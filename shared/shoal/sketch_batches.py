@@ -78,32 +78,34 @@ def decode(reference: Reference, given: Sequence[bytes]) -> SketchBatch:
 
 def _whole(packed: Sequence[bytes], numbers: int) -> BOOL:
     """Which of these hold exactly so many varints, none of them too long."""
-    if not packed or not numbers:
-        return np.array([len(data) == 0 for data in packed], bool)
-    raw = np.frombuffer(b"".join(packed), np.uint8)
     sizes = np.array([len(data) for data in packed], np.int64)
-    owner = np.repeat(np.arange(len(packed)), sizes)
+    whole = sizes > 0
+    if not whole.any() or not numbers:
+        return np.asarray(sizes == 0) if not numbers else whole
+    raw = np.frombuffer(b"".join(packed), np.uint8)
+    bounds = np.cumsum(sizes)
+    starts = (bounds - sizes)[whole]
     last = raw < 128
-    whole = np.bincount(owner[last], minlength=len(packed)) == numbers
-    ends = np.flatnonzero(last)
-    lengths = np.diff(ends, prepend=-1)
-    whole[owner[ends[lengths > _LONGEST_VARINT]]] = False
-    filled = sizes > 0
-    closing = (np.cumsum(sizes) - 1)[filled]
-    whole[np.flatnonzero(filled)[~last[closing]]] = False
-    return np.asarray(whole & filled)
+    filled = np.flatnonzero(whole)
+    whole[filled] = np.add.reduceat(last, starts, dtype=np.int64) == numbers
+    whole[filled[~last[bounds[filled] - 1]]] = False
+    more = np.flatnonzero(~last)  # bytes that another one follows
+    row = _LONGEST_VARINT - 1
+    long = more[:-row][more[row:] - more[:-row] == row] if len(more) > row else more[:0]
+    whole[np.searchsorted(bounds, long, side="right")] = False
+    return whole
 
 
 def _unvarint(raw: U8) -> I64:
-    """LEB128 numbers, which are whole."""
+    """LEB128 numbers, which are whole. Few have more than one byte: only those are put together."""
     ends = np.flatnonzero(raw < 128)
-    if len(ends) == len(raw):
-        return raw.astype(np.int64)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    low = raw & 127
-    values = low[starts].astype(np.int64)
-    lengths = ends - starts + 1
-    for byte in range(1, int(lengths.max(initial=1))):
-        longer = np.flatnonzero(lengths > byte)
-        values[longer] += low[starts[longer] + byte].astype(np.int64) << (7 * byte)
+    values = raw[ends].astype(np.int64)
+    longer = np.flatnonzero(raw[ends - 1] >= 128)  # of the first byte, this looks at the last one
+    starts = np.where(longer > 0, ends[longer - 1] + 1, 0)
+    sizes = ends[longer] - starts
+    values[longer] <<= 7 * sizes
+    for byte in range(int(sizes.max(initial=0))):
+        some = np.flatnonzero(sizes > byte)
+        low = (raw[starts[some] + byte] & 127).astype(np.int64)
+        values[longer[some]] |= low << (7 * byte)
     return values

@@ -78,17 +78,12 @@ def add(db: Connection, windows: Sequence[NewWindow], profiles: Mapping[str, str
     groups = [number.setdefault(key, len(number)) for some in keys for key in some]
     found = _grouped(table, np.array(rows), np.array(groups), len(number))
     text = msgspec.json.encode(list(number)).decode()
-    for *stored, latency in db.exec_driver_sql(_FIND, (text,)).all():
-        key, (*counts, since, until) = tuple(stored[: len(_KEY)]), stored[len(_KEY) :]
-        i = number[key]
-        found.counts[i] += counts
-        found.since[i], found.until[i] = min(found.since[i], since), max(found.until[i], until)
-        before = msgspec.json.decode(latency)
-        found.latency[i, : len(before)] += before
+    _add_stored(found, number, db.exec_driver_sql(_FIND, (text,)).all())
+    encode = msgspec.json.encode
     db.exec_driver_sql(
         _REPLACE,
         [
-            (*key, *counts, since, until, str(latency[:bins]))
+            (*key, *counts, since, until, encode(latency[:bins]).decode())
             for key, counts, since, until, latency, bins in zip(
                 number,
                 found.counts.tolist(),
@@ -101,6 +96,19 @@ def add(db: Connection, windows: Sequence[NewWindow], profiles: Mapping[str, str
         ],
     )
     _note_subjects(db, windows)
+
+
+def _add_stored(found: _Table, number: Mapping[Key, int], stored: Sequence[Any]) -> None:
+    """Add rows of window_sum to the sums of their groups."""
+    if not stored:
+        return
+    of_key, ends = len(_KEY), len(_KEY) + len(_COUNTS)
+    groups = np.array([number[tuple(row[:of_key])] for row in stored])
+    found.counts[groups] += np.array([row[of_key:ends] for row in stored], np.int64)
+    since, until = np.array([row[ends : ends + 2] for row in stored]).T
+    found.since[groups] = np.minimum(found.since[groups], since)
+    found.until[groups] = np.maximum(found.until[groups], until)
+    found.latency[groups] += _latencies([msgspec.json.decode(row[-1]) for row in stored])
 
 
 def of(
@@ -238,17 +246,21 @@ def _keys(window: NewWindow, profile: str) -> list[Key]:
 
 
 def _table(windows: Sequence[NewWindow]) -> _Table:
-    latency = np.zeros((len(windows), Latency.BINS), np.int64)
-    for row, one in zip(latency, windows, strict=True):
-        row[: len(one.latency)] = one.latency
     fields = _COUNTS[1:]
     counts = [[one.merged, *(getattr(one, name) for name in fields)] for one in windows]
     return _Table(
         np.array(counts, np.int64),
         np.array([one.start_at for one in windows]),
         np.array([one.start_at + one.window_s for one in windows]),
-        latency,
+        _latencies([one.latency for one in windows]),
     )
+
+
+def _latencies(given: Sequence[Sequence[int]]) -> I64:
+    table = np.zeros((len(given), Latency.BINS), np.int64)
+    for row, counts in zip(table, given, strict=True):
+        row[: len(counts)] = counts
+    return table
 
 
 def _grouped(table: _Table, rows: I64, groups: I64, number: int) -> _Table:
