@@ -55,6 +55,11 @@ def product(watched: Watched, budget: float) -> Sequential:
     return Sequential(watched, budget, Rules())
 
 
+def flat(watched: Watched, budget: float) -> Sequential:
+    """Of machines that know no day."""
+    return Sequential(watched, budget, Rules(cycle=False))
+
+
 def short(watched: Watched, budget: float) -> Sequential:
     """Without a daily cycle, and with a first word after 24 windows: for short recordings."""
     return Sequential(watched, budget, Rules(first=24, cycle=False))

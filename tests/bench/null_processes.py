@@ -137,6 +137,7 @@ class Kind(NamedTuple):
     absent    share of windows that a device does not send, one by one and as outages of hours
     uneven    whether the number of rows differs between devices and from window to window
     clock     what the site's clock shows, as far as the controller knows, from seconds of the week
+    trained   hours of the day from which training rows are
     """
 
     signal: Callable[[np.random.Generator, int], Signal]
@@ -144,6 +145,7 @@ class Kind(NamedTuple):
     absent: bool = False
     uneven: bool = False
     clock: Callable[[F64], F64] = np.asarray
+    trained: tuple[float, float] = (0.0, 24.0)
 
 
 class Moment(NamedTuple):
@@ -186,7 +188,8 @@ class Fleet:
             signal = KINDS[name].signal(self.rng, devices * len(mine))
             at = (np.arange(devices)[:, None] * self.features + mine).ravel()
             self.parts.append((signal, at))
-            columns[name] = reference_of({"x": _training(KINDS[name], seed)}).features[0]
+            self.training = _training(KINDS[name], seed)
+            columns[name] = reference_of({"x": self.training}).features[0]
         reference = Reference(features=[columns[name] for name in names])
         self.counter = RowCounter(reference, devices)
         pace = np.exp(0.6 * self.rng.standard_normal(devices)) if self.kind.uneven else 1.0
@@ -232,8 +235,10 @@ def _training(kind: Kind, seed: int) -> F64:
     rng = np.random.default_rng([seed, 2])
     signal = kind.signal(rng, 64)
     times = DAY + np.arange(0, 14 * DAY, 600.0)
+    begin, end = kind.trained
+    times = times[(times % DAY / HOUR >= begin) & (times % DAY / HOUR < end)]
     values = np.concatenate([signal.rows(t) for t in np.array_split(times, 48)]).ravel()
-    return rng.choice(values, TRAINING_ROWS, replace=False).astype(np.float64)
+    return rng.choice(values, min(TRAINING_ROWS, len(values)), replace=False).astype(np.float64)
 
 
 def noise(rng: np.random.Generator, t: F64, many: int) -> F32:
@@ -347,5 +352,7 @@ KINDS: dict[str, Kind] = {
     "uneven rows": Kind(White, uneven=True),
     "worked hours": Kind(lambda rng, n: White(rng, n, worked)),
     "starts at 8 o'clock": Kind(lambda rng, n: White(rng, n, worked), begin_s=8 * HOUR),
+    "trained in the morning": Kind(lambda rng, n: White(rng, n, wave), trained=(6.0, 12.0)),
+    "diurnal 4 sd": Kind(lambda rng, n: White(rng, n, lambda t: 4 * wave(t))),
     "heavy tails": Kind(lambda rng, n: White(rng, n, shape=heavy)),
 }  # fmt: skip

@@ -27,6 +27,7 @@ FOLDER = Path(__file__).parents[3] / "shared" / "data"
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What was found in a recording.
 
+    rule            which settings: "product", "flat" without a daily cycle, "short"
     what            the change or fault; "as usual" where nothing is to be found
     cases, found       how many there are, in how many a finding begins
     median_windows     from the change, of those found
@@ -34,6 +35,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     recording: str
+    rule: str = ""
     what: str
     n: int
     window_s: float
@@ -80,19 +82,25 @@ class Stand:
         return self.rule.observe(at, at, windows)
 
 
-def recorded(make: MakeRule, make_short: MakeRule) -> tuple[list[Recorded], dict[str, str]]:
-    """All recordings, and why some were left out. make_short: for those that are short."""
+def recorded(
+    make: MakeRule, flat: MakeRule, short: MakeRule
+) -> tuple[list[Recorded], dict[str, str]]:
+    """All recordings, and why some were left out.
+
+    flat    the rule without a daily cycle; short: the same, of recordings that are short
+    """
     found: list[Recorded] = []
     notes = {}
     scans: dict[str, tuple[Callable[[MakeRule], Iterator[Recorded]], MakeRule]] = {
         "NAB machine temperature": (temperature, make),
         "hydraulic rig": (hydraulics, make),
-        "flowmeters": (flowmeters, make_short),
-        "C-MAPSS FD001": (engines, make_short),
+        "hydraulic rig, no daily cycle": (hydraulics, flat),
+        "flowmeters": (flowmeters, short),
+        "C-MAPSS FD001": (engines, short),
     }
     for name, (scan, rule) in scans.items():
         try:
-            found += scan(rule)
+            found += [msgspec.structs.replace(one, rule=rule.__name__) for one in scan(rule)]
         except AbsentError as error:
             notes[f"{name} was left out"] = str(error)
     return found, notes

@@ -28,6 +28,8 @@ _PROGRAMS = {"fastapi": "fastapi_app.py", "fastapi-tuned": "fastapi_tuned.py"}
 #: Libraries that are no servers.
 LIBRARIES = {
     "whylogs": ["whylogs==1.6.4", "numpy==2.4.6", "pandas==3.1.1"],
+    "whylogs-drift": ["whylogs[viz]==1.6.4", "pandas==3.1.1"],
+    "evidently": ["evidently==0.7.23"],
     "datasketches": ["datasketches==5.2.0", "numpy==2.4.6"],
 }
 
