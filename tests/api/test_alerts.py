@@ -104,3 +104,21 @@ def test_the_console_shows_a_page_of_alerts_with_filters_and_one_with_its_device
     assert "Disk" in page(many, more.replace("&amp;", "&"))
     ident = many.get("/api/v1/alerts?kind=offline").json["items"][0]["id"]
     assert "History" in page(many, f"/alerts/{ident}")
+
+
+def test_channels_are_kept_tested_and_removed_by_api_and_console(controller: ControllerApp) -> None:
+    body = {"name": "hook", "kind": "webhook", "url": "https://hooks.example.org/secret-path"}
+    made = controller.post("/api/v1/channels", "admin", json=body)
+    assert made.json["secret"].startswith("whsec_")
+    [shown] = controller.get("/api/v1/channels", "viewer").json["items"]
+    assert (shown["target"], shown["secret"]) == ("https://hooks.example.org", "")
+    assert is_problem(controller.post("/api/v1/channels", "admin", json=body), 409, "conflict")
+    queued = controller.post("/api/v1/channels/hook/test", "operator", json={})
+    assert (queued.status_code, queued.json["state"]) == (202, "pending")
+    text = page(controller, "/notifications")
+    assert "https://hooks.example.org" in text
+    assert "Test of Shoal" in text
+    assert "secret-path" not in text
+    assert controller.request("DELETE", "/api/v1/channels/hook").status_code == 204
+    assert controller.get("/api/v1/deliveries").json["items"] == []
+    assert is_problem(controller.post("/api/v1/channels/hook/test", json={}), 404, "not-found")

@@ -16,6 +16,7 @@ from shoal.cli.doctor import doctor
 from shoal.cli.exit_codes import MEANING, exit_code
 from shoal.cli.login import login
 from shoal.cli.model import model
+from shoal.cli.notify import notify
 from shoal.cli.operation import operation
 from shoal.cli.release import release
 from shoal.cli.rollout import rollout
@@ -48,8 +49,8 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, dataset, model, release, rollout, round_, bundle, alert, operation, doctor,
-    demo_command(),
+    login, device, dataset, model, release, rollout, round_, bundle, alert, notify, operation,
+    doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)
 for _verb in checkpoint.COMMANDS:

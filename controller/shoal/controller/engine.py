@@ -71,6 +71,7 @@ class Engine:
         monotonic: Callable[[], float],
     ) -> None:
         self.ctx, self._stopping, self._monotonic = ctx, stopping, monotonic
+        self._drained_at = monotonic()  # when the ingest thread last looked for messages
         limits = ctx.settings.ingest
         rates = Rates(limits.device_messages_s, limits.device_kib_s * 1_024)
         self._intake = Intake(rates, monotonic)
@@ -163,6 +164,7 @@ class Engine:
 
         timeout_s   how long to wait for the first message
         """
+        self._drained_at = self._monotonic()
         batch = self._gather(min(timeout_s, GATHER_S) if self._pending_acks else timeout_s)
         while batch and not self._stopping.is_set():
             began = self._monotonic()
@@ -264,7 +266,8 @@ class Engine:
         self._metrics.write(self.ctx.folder, self.ctx.clock())
 
     def _note_uptime(self) -> None:
-        uptime.note(self.ctx, self._link.connected)
+        ingests = self._monotonic() - self._drained_at < uptime.EVERY_S
+        uptime.note(self.ctx, self._link.connected and ingests)
 
     def _publish_call(self, device: str, call: wire.RoundCall) -> None:
         """LinkError without a connection: the caller publishes it again."""

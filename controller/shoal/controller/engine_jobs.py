@@ -15,6 +15,8 @@ from shoal.controller.fleet import clock_skew, devices, duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest import flooding
 from shoal.controller.monitoring import drift_monitor, findings, triggers
+from shoal.controller.notifications import outbox
+from shoal.controller.notifications.io import heartbeat, sender
 from shoal.controller.operations.io.runner import OperationRunner
 from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper, undeployments
 from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
@@ -79,12 +81,25 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("certificates", 600.0, lambda: certificates.step(ctx)),
         Periodic("conditions", 1.0, lambda: members.step(ctx, drafts.draft)),
         Periodic("alerts", 1.0, lambda: upkeep.upkeep(ctx)),
+        Periodic("notifications", 2.0, lambda: outbox.collect(ctx)),
+        Periodic("deliveries", 2.0, sender.Sender(ctx).step, own_thread=True),
+        *_heartbeat(ctx),
         Periodic("clock skew", 15.0, lambda: clock_skew.update_alerts(ctx)),
         Periodic("flood alerts", 60.0, lambda: flooding.close_alerts(ctx)),
         Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
         Periodic("assignment renewal", 600.0, lambda: assignments.renew(ctx)),
         Periodic("telemetry retention", 3_600.0, lambda: telemetry_retention.delete_expired(ctx)),
+        Periodic("retention of alerts", 3_600.0, lambda: upkeep.delete_expired(ctx)),
+        Periodic("retention of deliveries", 3_600.0, lambda: outbox.delete_expired(ctx)),
         Periodic("deletions", 30.0, lambda: deletion.finish_all(ctx)),
         Periodic("unused files", 5.0, lambda: unused_files.free(ctx)),
         Periodic("checkpoint retention", 3_600.0, lambda: retention.prune(ctx)),
     ]
+
+
+def _heartbeat(ctx: Context) -> list[Periodic]:
+    settings = ctx.settings.alerts
+    if not settings.heartbeat_url:
+        return []
+    every_s = settings.heartbeat_s
+    return [Periodic("heartbeat", every_s, lambda: heartbeat.send(ctx), own_thread=True)]

@@ -3,11 +3,12 @@
 import logging
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.machine import CLOSED, OPEN, SNOOZED, Event, step
 from shoal.controller.host.context import Context
+from shoal.controller.store.alert_tables import alert_event
 from shoal.controller.store.tables import alert
 
 _log = logging.getLogger(__name__)
@@ -35,6 +36,19 @@ def upkeep(ctx: Context) -> int:
                     update(alert).where(alert.c.id == row.id).values(due_at=now + alerts.REOPEN_S)
                 )
     return len(due)
+
+
+def delete_expired(ctx: Context) -> None:
+    """Delete alerts that were closed before the retention of telemetry, and their history."""
+    before = ctx.clock() - ctx.settings.fleet.retention_days * 86_400
+    old = (alert.c.state == CLOSED) & (alert.c.closed_at < before)
+    while True:
+        with ctx.store.write() as db:
+            ids = list(db.scalars(select(alert.c.id).where(old).limit(BATCH)))
+            db.execute(delete(alert_event).where(alert_event.c.alert.in_(ids)))
+            db.execute(delete(alert).where(alert.c.id.in_(ids)))
+        if len(ids) < BATCH:
+            return
 
 
 def _look(db: Connection, ctx: Context, row: Row[Any], now: float) -> None:

@@ -9,6 +9,7 @@ from shoal.controller.api import (
     folders,
     models,
     monitoring,
+    notifications,
     operations,
     people,
     rollouts,
@@ -18,7 +19,7 @@ from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
     people, devices, folders, datasets, models, deletion, rollouts, rounds, checkpoints, alerts,
-    monitoring, operations,
+    notifications, monitoring, operations,
 )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ _PAUSE_S = 4 * EVERY_S
 
 
 def note(ctx: Context, connected: bool) -> None:
-    """Note that the engine runs and is connected to the broker."""
+    """Note that the engine runs, ingests and is connected to the broker; writing it proves that
+    the database is live too."""
     if not connected:
         return
     now = ctx.clock()

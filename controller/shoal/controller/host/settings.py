@@ -78,6 +78,10 @@ class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     disk_free_mb     less free disk raises one
     temperature_c    more heat raises one
     escalate_s       severity -> seconds after which an alert that nobody took escalates; 0: never
+    notify_private   channels and the heartbeat may go to private and loopback addresses
+    heartbeat_url    fetched every heartbeat_s while database, broker link and ingest are live: a
+                     service that misses it tells you that the controller is silent; "" for none
+    heartbeat_s      seconds between two heartbeats
     """
 
     offline_per_day: Annotated[float, msgspec.Meta(gt=0, le=1_000)] = 1.0
@@ -88,6 +92,9 @@ class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     escalate_s: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(
         default_factory=lambda: {"critical": 3_600.0}
     )
+    notify_private: bool = False
+    heartbeat_url: str = ""
+    heartbeat_s: Annotated[float, msgspec.Meta(ge=1)] = 60.0
 
 
 class Rollouts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,6 +9,7 @@ from shoal.controller.web import (
     drift,
     fleet,
     models,
+    notifications,
     rollouts,
     rounds,
     session,
@@ -21,6 +22,6 @@ __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
 SCREENS = (
-    administration, alerts, datasets, deletion, device, drift, fleet, models, rollouts, rounds,
-    session, training, undeployments,
+    administration, alerts, datasets, deletion, device, drift, fleet, models, notifications,
+    rollouts, rounds, session, training, undeployments,
 )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Notifications of alerts: channels, their outbox with each attempt, and the heartbeat."""

@@ -1,0 +1,1 @@
+"""What sends: Apprise for mail and chat, signed webhooks, the heartbeat."""
