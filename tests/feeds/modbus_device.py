@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 
 from pymodbus.constants import ExcCodes
+from pymodbus.pdu import ModbusPDU
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
@@ -21,6 +22,7 @@ class Device:
     holding     registers of the table, to be written to
     requests    (function, address, count) of every request so far
     delay_s     seconds until the next response alone
+    unit        in its responses
     """
 
     def __init__(self) -> None:
@@ -29,7 +31,7 @@ class Device:
         self.answer: Callable[[int, int, int], ExcCodes | None] = lambda function, address, count: (
             None
         )
-        self.delay_s = 0.0
+        self.delay_s, self.unit = 0.0, 1
         self._loop = asyncio.new_event_loop()
         self._server: ModbusTcpServer | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -55,9 +57,16 @@ class Device:
     async def _serve(self) -> None:
         bits = [SimData(address=0, count=SIZE // 16, values=False, datatype=DataType.BITS)]
         words = [SimData(address=0, count=SIZE, values=0, datatype=DataType.REGISTERS)]
-        device = SimDevice(id=1, simdata=(bits, bits, words, words), action=self._act)
-        self._server = ModbusTcpServer(device, address=("127.0.0.1", self.port))
+        device = SimDevice(id=0, simdata=(bits, bits, words, words), action=self._act)
+        self._server = ModbusTcpServer(
+            device, address=("127.0.0.1", self.port), trace_pdu=self._respond
+        )
         await self._server.serve_forever()
+
+    def _respond(self, is_sent: bool, message: ModbusPDU) -> ModbusPDU:
+        if is_sent:
+            message.dev_id = self.unit
+        return message
 
     async def _act(
         self, function: int, start: int, address: int, count: int, registers: list[int], _: object

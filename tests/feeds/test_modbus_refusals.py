@@ -127,6 +127,16 @@ def test_a_table_that_cannot_be_read_is_not_split(recorder: Recorder, device: De
     assert recorder.reported("r0 (holding 0): this table cannot be read")
 
 
+def test_a_device_that_responds_as_another_unit_is_named_with_the_setting(
+    recorder: Recorder, device: Device
+) -> None:
+    device.unit = 0
+    with running(polled(recorder, device, 3, timeout_s=0.2)):
+        eventually(lambda: recorder.reported("unit 0 responds instead: set unit = 0"))
+    with running(polled(recorder, device, 3, unit=0)):
+        eventually(lambda: recorder.newest == {"r0": 0, "r1": 0, "r2": 0})
+
+
 def test_an_address_as_manuals_count_is_explained(recorder: Recorder, device: Device) -> None:
     with running(polled(recorder, device, 0, tags=[{"name": "t", "address": 40_008}])):
         eventually(lambda: recorder.frames)

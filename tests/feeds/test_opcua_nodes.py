@@ -48,40 +48,29 @@ def source(recorder: Recorder, plant: Plant, *nodes: str, **more: Any) -> Any:
     return recorder.source("opcua", url=plant.url, retry_s=0.1, **(wanted | more))
 
 
-def test_a_namespace_by_uri_is_found_wherever_the_server_has_put_it(
+def test_after_a_restart_a_namespace_by_uri_is_found_and_an_index_that_means_another_is_not_read(
     recorder: Recorder, plant: Plant
 ) -> None:
     plant.add("Moved", 20.0)
-    feed = source(recorder, plant, f"nsu={URI};s=Moved")
-    with running(feed):
-        eventually(lambda: recorder.newest == {"Moved": 20.0})
-        plant.stop()
-        eventually(lambda: not feed.health().up)
-        plant.start(["urn:another", URI])
-        plant.add("Moved", -1.0, "urn:another")
-        plant.add("Moved", 30.0)
-        eventually(lambda: recorder.newest == {"Moved": 30.0})
-        assert feed.health().error == ""
-    assert -1.0 not in [value for frame in recorder.frames for value in frame.rows[0]]
-    assert not recorder.reported("by index")
-
-
-def test_an_index_is_warned_of_with_the_uri_to_write_and_not_read_when_it_means_another(
-    recorder: Recorder, plant: Plant
-) -> None:
-    plant.add("Indexed", 20.0)
+    plant.add("Indexed", 10.0)
     index = plant.index()
-    feed = source(recorder, plant, f"ns={index};s=Indexed")
+    feed = source(recorder, plant, f"nsu={URI};s=Moved", f"ns={index};s=Indexed")
     with running(feed):
-        eventually(lambda: recorder.newest == {"Indexed": 20.0})
-        assert recorder.reported(f"for Indexed write 'nsu={URI};s=Indexed'")
+        eventually(lambda: recorder.newest == {"Moved": 20.0, "Indexed": 10.0})
+        assert feed.health().error == ""
         plant.stop()
         eventually(lambda: not feed.health().up)
         plant.start([*(f"urn:new-{number}" for number in range(2, index)), "urn:another", URI])
-        plant.add("Indexed", -1.0, "urn:another")
+        for name in ("Moved", "Indexed"):
+            plant.add(name, -1.0, "urn:another")
+            plant.add(name, 30.0)
+        eventually(lambda: recorder.newest.get("Moved") == 30.0)
         eventually(lambda: f"its namespace {index} is {URI!r} no longer" in feed.health().error)
+    assert recorder.newest["Indexed"] != recorder.newest["Indexed"]
     assert -1.0 not in [value for frame in recorder.frames for value in frame.rows[0]]
-    assert len([fault for fault in recorder.faults if fault.cause == "namespace-index"]) == 1
+    warned = [fault.detail for fault in recorder.faults if fault.cause == "namespace-index"]
+    assert len(warned) == 1
+    assert f"for Indexed write 'nsu={URI};s=Indexed'" in warned[0]
 
 
 def test_a_node_and_a_namespace_that_appear_later_are_read_and_the_health_says_what_is_missing(

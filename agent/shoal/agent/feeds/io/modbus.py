@@ -19,6 +19,8 @@ from shoal.agent.feeds.tag_faults import TagFaults
 from shoal.agent.host.optional_libraries import needs
 from shoal.errors import LinkError, SettingError
 
+#: Where a message has its unit: after transaction, protocol and length, of two bytes each.
+_UNIT = 6
 #: Seconds after which a request that the device could not serve now is sent again, once.
 RETRY_S = 0.1
 #: Exceptions that are about the request: address, and value (a length beyond the device's limit).
@@ -86,6 +88,7 @@ class Modbus(ReconnectingFeed):
         self._settings, self._emit, self._plan = settings, emit, Plan(tags)
         self._faults = TagFaults(context.name, len(tags), context.fault)
         self.tally.partly = lambda: self._faults.summary
+        self._answering = settings.unit
         self._texts = {settings.asset_tag, settings.label_tag} - {""}
         # A failed attempt is logged by ReconnectingFeed, with the name of the source.
         logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
@@ -95,8 +98,13 @@ class Modbus(ReconnectingFeed):
         """One connection, a frame every `every_s`."""
         settings, clock = self._settings, self.context.monotonic
         client = self._library.ModbusTcpClient(
-            settings.host, port=settings.port, timeout=settings.timeout_s, retries=0
+            settings.host,
+            port=settings.port,
+            timeout=settings.timeout_s,
+            retries=0,
+            trace_packet=self._traced,
         )
+        self._answering = settings.unit
         try:
             if not client.connect():
                 raise LinkError(f"{host_port(settings.host, settings.port)} does not respond")
@@ -176,7 +184,15 @@ class Modbus(ReconnectingFeed):
         except self._failures.ModbusException as error:
             if not is_last:
                 return None
-            raise LinkError(f"no response from unit {self._settings.unit}: {error}") from error
+            unit, other = self._settings.unit, self._answering
+            hint = "" if other == unit else f"unit {other} responds instead: set unit = {other}"
+            raise LinkError(f"no response from unit {unit}: {error}", hint) from error
+
+    def _traced(self, is_sent: bool, data: bytes) -> bytes:
+        """Note which unit a response is of: the library skips those of another one."""
+        if not is_sent and len(data) > _UNIT:
+            self._answering = data[_UNIT]
+        return data
 
     def _report(self, block: Block, why: str, code: int) -> None:
         for tag in block.tags:

@@ -97,8 +97,9 @@ class OpcUaFeed(ReconnectingFeed):
             self.context.fault(
                 Fault(
                     "namespace-index",
-                    f"{self.context.name}: {len(by_index)} nodes have their namespace by index, "
-                    f"which may change when the server restarts: for {name} write {better!r}",
+                    f"{self.context.name}: {len(by_index)} of {len(self._refs)} nodes have their "
+                    f"namespace by index, which may change when the server restarts: for {name} "
+                    f"write {better!r}",
                 )
             )
         for index in {self._refs[name].number for name in by_index}:
