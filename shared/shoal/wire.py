@@ -198,6 +198,7 @@ class FaultEvent(Upward, frozen=True, kw_only=True, tag="fault"):
 
     severity   "info", "warning" or "critical"
     count      occurrences since the last such event: faults are aggregated
+    facts      "ended": the detail of an earlier fault of this cause, which is over; severity "info"
     """
 
     cause: str

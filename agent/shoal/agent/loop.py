@@ -185,6 +185,7 @@ class Agent:
         self.updates.tick()
         self.throttling.tick(self.serving, self.updates.is_idle)
         self._close_windows()
+        self.reporter.disk_refuses = bool(self._journal.degraded)
         self.reporter.tick()
         idle = min(LONGEST_S, self._window_end - self.clock(), self._tick_rounds())
         return 0.0 if self._inbox.waiting else max(0.0, idle)
@@ -224,7 +225,7 @@ class Agent:
             sharing=peers,
             waiting=self.reporter.waiting,
             models=[self._model_status(record) for record in self.updates.records],
-            faults=list(self.reporter.recent_faults),
+            faults=self.reporter.standing.texts,
             health=msgspec.to_builtins(self._health()),
             feeds=list(feeds),
             level=self.throttling.level.current.name,

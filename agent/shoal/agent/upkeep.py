@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.agent.host.faults import Fault
+from shoal.agent.host.faults import Fault, ended
 from shoal.agent.host.ports import Random
 from shoal.agent.identity.io import renewal
 from shoal.errors import LinkError, ShoalError
@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds between two checks, and until the next try after a failure.
 CHECK_S, RETRY_S = 86_400.0, 3_600.0
+#: Seconds between two looks at the certificate, which ask nobody: the clock may have been set.
+LOOK_S = RETRY_S
 #: With so few days left, a renewal that fails is critical.
 _URGENT_S = 10 * 86_400.0
 
@@ -41,7 +43,7 @@ class Upkeep(threading.Thread):
         self._folder, self._controller, self._device = folder, controller, device
         self._clock, self._random, self._on_fault, self._on_root = clock, random, on_fault, on_root
         self._share = renewal.DUE + renewal.SPREAD * random.random()
-        self._ending = threading.Event()
+        self._ending, self._failed = threading.Event(), set[str]()
 
     def finish(self) -> None:
         """End the thread without waiting for a running request."""
@@ -49,8 +51,18 @@ class Upkeep(threading.Thread):
 
     def run(self) -> None:
         delay = 60.0 * self._random.random()
-        while not self._ending.wait(delay):
-            delay = self.check()
+        while not self._ending.wait(min(delay, LOOK_S)):
+            delay -= LOOK_S
+            if delay <= 0 or self._is_due():
+                delay = self.check()
+
+    def _is_due(self) -> bool:
+        """Whether the certificate is to be renewed: also once a wrong clock has been set."""
+        try:
+            begin, end = renewal.life_s(self._folder)
+        except ShoalError:
+            return False
+        return self._clock() >= begin + self._share * (end - begin)
 
     def check(self) -> float:
         """Renew what is due; seconds until the next check."""
@@ -62,8 +74,8 @@ class Upkeep(threading.Thread):
         return pause * (0.5 + self._random.random() / 2)
 
     def _renew(self) -> None:
-        begin, end = renewal.life_s(self._folder)
-        if self._clock() < begin + self._share * (end - begin):
+        renewal.life_s(self._folder)  # raises for a certificate that cannot be read
+        if not self._is_due():
             return
         renewal.renew(self._folder, self._controller, self._device)
         _log.info("the certificate was renewed")
@@ -79,7 +91,11 @@ class Upkeep(threading.Thread):
             work()
         except (ShoalError, OSError) as error:
             self._on_fault(Fault(cause, str(error), self._severity(cause, error)))
+            self._failed.add(cause)
             return False
+        if cause in self._failed:
+            self._failed.discard(cause)
+            self._on_fault(ended(cause))
         return True
 
     def _severity(self, cause: str, error: Exception) -> str:

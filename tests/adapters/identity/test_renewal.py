@@ -205,6 +205,20 @@ def test_a_decommissioned_device_gets_the_reason_and_keeps_trying(
     assert watched.faults[-1].severity == "critical"
 
 
+def test_a_renewal_that_works_again_ends_the_fault_of_the_one_that_did_not(
+    controller: ControllerApp, url: str, folder: Path
+) -> None:
+    watched = Watched(folder, "https://127.0.0.1:1", controller)
+    controller.clock.now += 85 * DAY_S
+    watched.upkeep.check()
+    assert watched.faults[0].severity == "critical"
+    watched.upkeep._controller = url
+    watched.upkeep.check()
+    over = [fault.cause for fault in watched.faults if fault.facts.get("ended")]
+    assert over == ["certificate", "director"]
+    assert serial(folder)
+
+
 def test_a_device_whose_name_was_taken_again_renews_like_any_other(
     controller: ControllerApp, url: str, folder: Path
 ) -> None:

@@ -195,7 +195,8 @@ def test_sources_slow_down_then_runs_take_one_thread_then_the_cheaper_variant_an
     device.runs(4 * FALL_S)
     assert device.applied == (1.0, "fp32")
     assert device.loader.loaded[2:] == [("fp32", 1), ("fp32", 2)]
-    assert [f.cause for f in device.faults] == ["pressure"] * 3
+    assert [f.cause for f in device.faults] == ["pressure"] * 4
+    assert [f.facts.get("ended", False) for f in device.faults] == [False, False, False, True]
     assert "hot" in device.faults[0].detail
 
 

@@ -1,10 +1,21 @@
 """Rate limiting of faults: the first of a cause is reported at once, later ones with a count."""
 
+import math
 from typing import Any, NamedTuple
 
 #: Seconds between two reports of the same fault.
 QUIET_S = 300.0
-_KINDS = 64
+#: Seconds without a repetition after which a cause is over; of a disk that takes writes again.
+OVER_S, DISK_OVER_S = 600.0, 60.0
+#: Causes that are met once and last: until they are said to be over, or the agent starts again.
+LASTING = frozenset(
+    {
+        "certificate", "copied", "director", "journal-lost", "outbox-damaged", "peers-off",
+        "pressure", "rows-damaged", "slot-damaged",
+    }
+)  # fmt: skip
+DISK = frozenset({"disk-full", "storage"})
+_KINDS, _SHOWN = 64, 5
 
 
 class Fault(NamedTuple):
@@ -15,6 +26,11 @@ class Fault(NamedTuple):
     severity: str = "warning"
     times: int = 1
     facts: dict[str, Any] = {}  # noqa: RUF012 (a NamedTuple's default is never written to)
+
+
+def ended(cause: str) -> Fault:
+    """Says that what caused faults of this cause is over."""
+    return Fault(cause, "", "info", facts={"ended": True})
 
 
 def disk_fault(detail: str) -> Fault:
@@ -56,9 +72,57 @@ class Faults:
         self._reported[fault.cause] = now_s
         return fault
 
+    def forget(self, cause: str) -> None:
+        """A cause is over: its next fault is reported at once."""
+        self._reported.pop(cause, None)
+        self._held.pop(cause, None)
+
     def due(self, now_s: float) -> list[Fault]:
         """Held back faults that may be reported now."""
         ready = [c for c in self._held if now_s - self._reported.get(c, 0.0) >= QUIET_S]
         for cause in ready:
             self._reported[cause] = now_s
         return [self._held.pop(cause) for cause in ready]
+
+
+class StandingFaults:
+    """Faults that are not over, for the status page: an error must not outlive its cause.
+
+    >>> standing = StandingFaults()
+    >>> standing.note(Fault("nan", "temp is NaN"), 0.0); standing.texts
+    ['nan: temp is NaN']
+    >>> standing.over(599.0, disk_refuses=False), standing.over(601.0, disk_refuses=False)
+    ([], ['nan'])
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, float]] = {}
+
+    def note(self, fault: Fault, now_s: float) -> None:
+        """A fault that is reported."""
+        self._found.pop(fault.cause, None)
+        self._found[fault.cause] = fault.detail, now_s
+        if len(self._found) > _KINDS:
+            del self._found[next(iter(self._found))]
+
+    def touch(self, cause: str, now_s: float) -> None:
+        """A fault that is held back: it is not over."""
+        if cause in self._found:
+            self._found[cause] = self._found[cause][0], now_s
+
+    def over(self, now_s: float, *, disk_refuses: bool) -> list[str]:
+        """Causes that are over. disk_refuses: whether something waits for the disk."""
+        limits = dict.fromkeys(DISK, math.inf if disk_refuses else DISK_OVER_S)
+        limits |= dict.fromkeys(LASTING, math.inf)
+        found = self._found.items()
+        return [cause for cause, (_, at) in found if now_s - at > limits.get(cause, OVER_S)]
+
+    def remove(self, cause: str) -> str | None:
+        """A cause is over: the detail that was reported; None if it did not stand."""
+        found = self._found.pop(cause, None)
+        return found[0] if found else None
+
+    @property
+    def texts(self) -> list[str]:
+        """The newest as "cause: detail"."""
+        return [f"{cause}: {detail}" for cause, (detail, _) in self._found.items()][-_SHOWN:]

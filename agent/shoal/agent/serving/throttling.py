@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.agent.host.faults import Fault
+from shoal.agent.host.faults import Fault, ended
 from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.host.ports import HostPorts, Load
 from shoal.agent.installed.record import Slot
@@ -162,6 +162,8 @@ class Throttling:
         if self.level.number > before:
             reasons = ", ".join(self.level.reasons)
             self._fault(Fault("pressure", f"this device is {reasons}: now at level {level.name!r}"))
+        elif before and not self.level.number:
+            self._fault(ended("pressure"))
         for model, served in serving.items():
             worker = self._workers.setdefault(model, Worker(self._host.spawn, self._post))
             if served.engine is not None and worker.current is None and is_idle(model):

@@ -44,6 +44,7 @@ class Outbox(Protocol):
     """Durable store of the messages that the controller has not acknowledged.
 
     boot        random name of this store
+    degraded    why it is in memory and not on the disk, else ""
     add         a message with a `key` is added once
     faults      faults of the store since the last call
     connected   what is stored now is the backlog, and is sent after newer messages
@@ -52,6 +53,8 @@ class Outbox(Protocol):
                 windows of the backlog
     caught_up   windows of the backlog numbered so far
     """
+
+    degraded: str
 
     @property
     def boot(self) -> str: ...

@@ -9,7 +9,7 @@ import msgspec
 
 from shoal import topics, wire
 from shoal.agent.host.clock import DeviceClock
-from shoal.agent.host.faults import Fault, Faults, disk_fault
+from shoal.agent.host.faults import Fault, Faults, StandingFaults, disk_fault
 from shoal.agent.host.ports import Random
 from shoal.agent.installed.record import Record, Slot, State
 from shoal.agent.telemetry.outbox import Outbox
@@ -131,7 +131,8 @@ class Reporter:
     """Telemetry, faults, status and inventory of one device. Intervals are of the monotonic clock.
 
     connected, since_s   state of the connection, and since when: Unix seconds
-    recent_faults        for the status
+    standing             faults that are not over, for the status
+    disk_refuses         whether the journal waits for the disk
     window_s, pause_s    of the fleet's budget: window length, delay of the backlog
     """
 
@@ -139,7 +140,7 @@ class Reporter:
         self._identity, self._ports, self._clock = identity, ports, clock
         self.connected, self.since_s, self._session = False, clock(), ""
         self._process, self._connections = f"{ports.random.getrandbits(32):08x}", 0
-        self.recent_faults: collections.deque[str] = collections.deque(maxlen=5)
+        self.standing, self.disk_refuses = StandingFaults(), False
         self._window, self._limiter, self._faults = SendWindow(), BacklogLimiter(), Faults()
         self.window_s, self.pause_s = 60.0, 0.0
         self._unsaved: collections.deque[tuple[wire.Upward, str]] = collections.deque(
@@ -188,10 +189,24 @@ class Reporter:
         self.add(event, f"{order.rollout}/{order.attempt}/{order.release}/{record.state.name}")
 
     def fault(self, fault: Fault) -> None:
-        """Report a fault; repeated ones are counted and reported later."""
-        due = self._faults.note(fault, self._clock.monotonic())
+        """Report a fault, or its end; repeated ones are counted and reported later."""
+        if fault.facts.get("ended") is True:
+            self._end(fault.cause)
+            return
+        now = self._clock.monotonic()
+        due = self._faults.note(fault, now)
         if due is not None:
             self._report(due)
+        else:
+            self.standing.touch(fault.cause, now)
+
+    def _end(self, cause: str) -> None:
+        """Report that a fault is over, if it stands: the controller clears the device's error."""
+        detail = self.standing.remove(cause)
+        if detail is not None:
+            self._faults.forget(cause)
+            facts = {"ended": detail[:_LONGEST]}
+            self._report(Fault(cause, "it is over", "info", facts=facts))
 
     def add(self, message: wire.Upward, key: str = "") -> bool:
         """Add to the outbox, in memory while the disk refuses; whether all is on the disk now."""
@@ -212,9 +227,13 @@ class Reporter:
 
     def tick(self) -> None:
         """Report counted faults, save what the disk refused, send what is due."""
-        for fault in self._faults.due(self._clock.monotonic()):
+        now = self._clock.monotonic()
+        for fault in self._faults.due(now):
             self._report(fault)
         self._save()
+        refuses = self.disk_refuses or not self.saved or bool(self._ports.outbox.degraded)
+        for cause in self.standing.over(now, disk_refuses=refuses):
+            self._end(cause)
         self._send()
 
     def answer(self, attempt: bytes, answer: messages.DeviceMessage) -> bool:
@@ -288,7 +307,7 @@ class Reporter:
         """The message of a fault, which is logged and on the status page from now on."""
         _log.warning("%s: %s", fault.cause, fault.detail)
         if fault.severity != "info":
-            self.recent_faults.append(f"{fault.cause}: {fault.detail}")
+            self.standing.note(fault, self._clock.monotonic())
         return wire.FaultEvent(
             **self._sender(),
             cause=fault.cause,

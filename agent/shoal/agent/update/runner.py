@@ -14,7 +14,7 @@ import msgspec
 
 from shoal import wire
 from shoal.agent.host.clock import DeviceClock
-from shoal.agent.host.faults import Fault, disk_fault
+from shoal.agent.host.faults import Fault, disk_fault, ended
 from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.installed.floors import Floors
 from shoal.agent.installed.record import Record, State
@@ -330,6 +330,8 @@ class Updates:
             self._reporter.update(after)
         if after.state in machine.TERMINAL:
             self._callbacks.inventory()
+        if after.state is State.SUCCEEDED:
+            self._reporter.fault(ended("slot-damaged"))
 
     def _launch(self, attempt: Attempt) -> None:
         """Start the pending effect once its time has come and the previous job has ended."""

@@ -35,6 +35,8 @@ from shoal.controller.fleet.reported_facts import (
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import NewWindow
 from shoal.controller.host.windows import WindowKey as Key
+from shoal.controller.ingest import device_errors
+from shoal.controller.ingest.device_errors import DeviceErrors
 from shoal.controller.monitoring.window_validation import WindowValidator
 from shoal.controller.rollouts import assignments, update_events
 from shoal.controller.store import changes, window_sums
@@ -158,7 +160,8 @@ class _Batch:
 
     windows, events   key -> window, or row of device_event, to insert
     columns   device -> columns to update
-    updates, errors   key of an event -> the update event, or the device's error after it
+    updates   key of an event -> the update event
+    errors    how errors of devices change
     seqs      (device, boot) -> sequence numbers to ack
     garbage     device of each message that was rejected
     duplicates   device -> sign that two agents use its name
@@ -179,7 +182,7 @@ class _Batch:
         self.events: dict[Key, dict[str, Any]] = {}
         self.columns: dict[str, dict[str, Any]] = defaultdict(dict)
         self.updates: dict[Key, UpdateEvent] = {}
-        self.errors: dict[Key, str] = {}
+        self.errors = DeviceErrors(db, self.devices)
         self.seqs: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.duplicates: dict[str, str] = {}
         self.garbage: list[str] = []
@@ -248,6 +251,7 @@ class _Batch:
         previous = session.removeprefix(_ENDED)
         if self.returns and self.returns.is_duplicate(name, message.session, previous):
             self.duplicates[name] = "A process reconnected that another one had replaced."
+        self.errors.on_session(name, message.session, previous)
         self.columns[name] |= {"online": True, "session": message.session, "seen_at": self.now}
         if message.asks_time is True:
             time = wire.Time(asked_s=message.sent_s, now_s=self.ctx.clock())
@@ -258,6 +262,7 @@ class _Batch:
         if not 0 <= floor <= _MAX_INTEGER:  # also rejects NaN
             raise WireError(f"inventory with assignment floor {floor:g}")
         name, installed = message.device, _installed(message)
+        self.errors.on_end(name, device_errors.INVENTORY)
         self.columns[name] |= {
             "seen_at": self.now,
             "agent": line_of(message.agent, 80),
@@ -274,7 +279,7 @@ class _Batch:
         if not self.devices[name].site:
             self.columns[name]["site"] = line_of(message.site, LABEL)
         if fault := label_faults(message.line, message.labels):
-            self._set_error(name, f"inventory: {fault}; shorten them in its agent.toml")
+            self.errors.on_find(name, f"inventory: {fault}; shorten them in its agent.toml")
         assignments.raise_floor(self.db, self.ctx, name, int(floor))
 
     def _ring(self, message: Inventory) -> str:
@@ -284,16 +289,19 @@ class _Batch:
         """
         enrolled = self.devices[message.device].ring
         if message.ring in (enrolled, join_tokens.RINGS[0]):
+            self.errors.on_end(message.device, device_errors.WRONG_RING)
             return message.ring
-        self._set_error(
+        self.errors.on_find(
             message.device,
-            f"reports ring {message.ring!r:.20} and is enrolled in {enrolled!r}: enrol it again "
-            f"with a join token for that ring, or set ring = {enrolled!r} in its agent.toml",
+            f"{device_errors.WRONG_RING}{message.ring!r:.20} and is enrolled in {enrolled!r}: "
+            "enrol it again with a join token for that ring, or set "
+            f"ring = {enrolled!r} in its agent.toml",
         )
         return str(enrolled)
 
     def _window(self, message: WindowReport) -> None:
         self.validator.check(message)
+        self.errors.on_end(message.device, device_errors.REJECTED, device_errors.INVENTORY)
         start = clock_skew.window_start(message, self.now, self.ctx.settings.fleet.clock_skew_s)
         one = NewWindow(
             device=message.device,
@@ -325,24 +333,18 @@ class _Batch:
     def _fault(self, message: FaultEvent) -> None:
         facts = json_facts(message.facts) | {"count": message.count}
         key = self._add_event(message, kind="fault", state=message.severity, facts=facts)
-        if message.severity != "info":
-            self.errors.setdefault(key, message.detail or message.cause)
-        elif message.cause == update_events.IMPORTED:
-            self.errors.setdefault(key, "")  # clears the error of an import that was refused before
+        self.errors.on_fault(key, message)
 
     def _reject(self, rejected: Rejected) -> None:
         name, boot, seq, error = rejected
         self.garbage.append(name)
         _log.warning("message of %s rejected: %s", name, error)
-        self._set_error(name, f"a message was rejected: {error}")
+        self.errors.on_find(name, f"{device_errors.REJECTED}{error}")
         if seq:
             fault = {"kind": "fault", "state": "warning", "cause": error.code}
             row = _event_row((name, boot, seq), self.now, detail=str(error)[:2000], **fault)
             self.events.setdefault((name, boot, seq), row)
             self.seqs[name, boot].add(seq)
-
-    def _set_error(self, name: str, text: str) -> None:
-        self.columns[name] |= {"error": text[:500], "error_at": self.now}
 
     # --- insert -------------------------------------------------------------------------------
 
@@ -407,9 +409,9 @@ class _Batch:
 
     def _apply_events(self, new_events: Sequence[Key]) -> None:
         updates = [self.updates[key] for key in new_events if key in self.updates]
-        errors = self.errors | update_events.apply_all(self.db, self.ctx, updates)
-        last = {key[0]: errors[key] for key in new_events if key in errors}
-        update_events.note_errors(self.db, self.ctx, last)
+        of_updates = update_events.apply_all(self.db, self.ctx, updates)
+        after = self.errors.after(new_events, of_updates)
+        update_events.note_errors(self.db, self.ctx, after)
         for name, sign in self.duplicates.items():
             duplicate_devices.raise_alert(self.db, self.ctx, name, self.devices[name].site, sign)
 
@@ -461,6 +463,7 @@ def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:
         device.c.ring,
         device.c.profile,
         device.c.seen_at,
+        device.c.error,
     )
     found: dict[str, Any] = {}
     for some in chunks(sorted(names)):
