@@ -4,8 +4,11 @@ import contextlib
 import datetime
 import random
 import shutil
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +47,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 def examine(folder: Path, settings: Settings) -> list[Finding]:
     """Every check; none of them changes anything."""
     broker, artifacts = settings.controller.broker, settings.controller.artifacts
+    runtime = _run("runtime", _runtime)
     return [
         _clock(),
         _disk(folder),
@@ -52,8 +56,8 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
         _reach("artifacts", artifacts, folder),
         _run("peers", lambda: _peers(folder, settings)),
         _run("feeds", lambda: _feeds(folder, settings)),
-        _run("runtime", _runtime),
-        _run("model", lambda: _self_inference(folder, settings)),
+        runtime,
+        *([_run("model", lambda: _self_inference(folder, settings))] if runtime.passed else []),
     ]
 
 
@@ -156,7 +160,21 @@ def _run(check: str, work: Callable[[], str]) -> Finding:
         return Finding(check=check, passed=False, detail=str(error), hint=hint)
 
 
+def _check_import() -> None:
+    """Load onnxruntime in a process of its own: on a CPU that it is not built for it ends there."""
+    command = [sys.executable, "-c", "import onnxruntime"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode < 0:
+        name = signal.Signals(-run.returncode).name
+        why = (run.stderr.strip().splitlines() or ["its build needs what this CPU has not"])[-1]
+        raise SettingError(
+            f"onnxruntime ends with {name} as soon as it is loaded: {why[:200]}",
+            "install another version of onnxruntime beside the agent; until then nothing serves",
+        )
+
+
 def _runtime() -> str:
+    _check_import()
     found = OrtLoader(lambda model, slot: Path()).runtime
     return f"onnxruntime {found.ort}, ONNX opset up to {found.newest()}"
 

@@ -1,5 +1,9 @@
 """The doctor of a device: what it finds, and what it says to do."""
 
+import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -41,3 +45,22 @@ def test_the_doctor_blames_a_certificate_that_ended_or_was_not_renewed(
     found = certificate_of_age(enrol(tmp_path), days)
     assert found.passed == (not said)
     assert said in found.detail
+
+
+def test_a_runtime_that_kills_its_process_is_named_and_the_doctor_lives(tmp_path: Path) -> None:
+    """As on a board whose CPU lacks instructions that the build uses."""
+    folder = enrol(tmp_path).folder
+    (tmp_path / "onnxruntime.py").write_text(
+        "import os, signal; os.kill(os.getpid(), signal.SIGILL)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "shoal.agent", "doctor", "--json", "--folder", str(folder)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    assert run.returncode == 1, run.stderr
+    (runtime,) = [one for one in json.loads(run.stdout) if one["check"] == "runtime"]
+    assert not runtime["passed"]
+    assert "SIGILL" in runtime["detail"]
+    assert "another version" in runtime["hint"]
