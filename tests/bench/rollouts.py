@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select, update
 
 from bench import controllers
 from bench.measuring import cpu_seconds
@@ -21,12 +21,13 @@ from bench.releases import MODEL, make_release, perceptron
 from bench.report import Aim, Found, Row
 from shoal import topics, wire
 from shoal.controller.engine import BATCH
+from shoal.controller.fleet import changed_devices
 from shoal.controller.host.context import Context, Store
 from shoal.controller.ingest.ingest import ingest
-from shoal.controller.rollouts import assignments, rollouts, stepper
+from shoal.controller.rollouts import assignments, convergence, rollouts, stepper
 from shoal.controller.rollouts.machine import ENDED
 from shoal.controller.rollouts.records import RolloutPlan, StagePlan
-from shoal.controller.store import tables
+from shoal.controller.store import group_tables, rollout_tables, tables
 
 SMALL, LARGE = 100, 10_000
 #: States that a device reports in an update that succeeds.
@@ -39,13 +40,19 @@ _IDLE = 20
 
 
 class Measured(NamedTuple):
-    """CPU seconds of each step over the fleet; locked_s: the longest write transaction."""
+    """CPU seconds of each step over the fleet; locked_s: the longest write transaction.
+
+    looked_s   all devices of the group that a rollout has moved are looked at, and have it
+    joined_s   as many new devices enrol, are queued and ordered what their group runs
+    """
 
     order_s: float
     events_s: float
     idle_s: float
     back_s: float
     locked_s: float
+    looked_s: float
+    joined_s: float
 
 
 def run(*, quick: bool) -> Found:
@@ -60,6 +67,12 @@ def run(*, quick: bool) -> Found:
                 f"an update event, {what}", "events_s", few, many, small * 9, large * 9, 0.3
             ),
             _per_device(f"order to go back, {what}", "back_s", few, many, small, large, None),
+            _per_device(
+                f"look at a group that moved, {what}", "looked_s", few, many, small, large, 0.3
+            ),
+            _per_device(
+                f"a device that joins later, {what}", "joined_s", few, many, small, large, 1.0
+            ),
             _row(
                 f"a step with nothing to do, {what}",
                 "µs",
@@ -111,8 +124,8 @@ def _add_devices(ctx: Context, names: list[str], release: str) -> None:
         {
             "name": name, "site": f"site-{i // 20:04}", "state": "enrolled", "enrolled_at": 1.0,
             "ring": "stable", "profile": _PROFILES[i % len(_PROFILES)], "labels": {},
-            "releases": {MODEL: release}, "variants": {MODEL: "fp32"}, "online": True,
-            "seen_at": now, "session": "s",
+            "releases": {MODEL: release} if release else {}, "variants": {MODEL: "fp32"},
+            "online": True, "seen_at": now, "session": "s",
             "facts": {"peer": f"10.0.{i // 250}.{i % 250}:8555", "removes": True},
         }
         for i, name in enumerate(names)
@@ -142,6 +155,18 @@ def _roll_out(ctx: Context, names: list[str], release: str) -> Measured:
     gc.freeze()  # the garbage collector would look through this bench's own events
     events_s = cpu_seconds(lambda: _ingest(ctx, events))
     assert rollouts.get_rollout(ctx, started[0]).state in ENDED
+    with ctx.store.write() as db:
+        db.execute(update(tables.device).values(releases={MODEL: release}))
+    looked_s = cpu_seconds(lambda: _converge(ctx))
+    _add_devices(ctx, [f"new-{name}" for name in names], "")
+    with ctx.store.write() as db:
+        new = [f"new-{name}" for name in names]
+        changed_devices.add(db, new, changed_devices.ENROLLED)
+    joined_s = cpu_seconds(lambda: _converge(ctx))
+    _order(ctx, [])
+    with ctx.store.write() as db:
+        mine = tables.device.c.name.startswith("new-")
+        db.execute(update(tables.device).where(mine).values(state="decommissioned"))
     back = RolloutPlan(release=f"{MODEL}@1", stages=plan.stages)
     again = rollouts.start(ctx, actor="bench", plan=back).id
     _order(ctx, [])
@@ -151,13 +176,29 @@ def _roll_out(ctx: Context, names: list[str], release: str) -> Measured:
         _order(ctx, [])
 
     back_s = cpu_seconds(go_back)
-    return Measured(order_s, events_s, idle[_IDLE // 2], back_s, max(held))
+    return Measured(order_s, events_s, idle[_IDLE // 2], back_s, max(held), looked_s, joined_s)
 
 
 def _ingest(ctx: Context, events: list[tuple[str, bytes]]) -> None:
     for first in range(0, len(events), BATCH):
         ingest(ctx, events[first : first + BATCH])
         stepper.step_all(ctx)
+
+
+def _converge(ctx: Context) -> None:
+    """Look at changed devices, and order them, until both queues are empty."""
+    while True:
+        convergence.step_all(ctx)
+        with ctx.store.read() as db:
+            left = db.execute(select(group_tables.changed_device).limit(1)).first()
+            left = left or db.execute(select(group_tables.device_sweep).limit(1)).first()
+            waiting = rollout_tables.rollout_device.c.state == "WAITING"
+            left = (
+                left
+                or db.execute(select(rollout_tables.rollout_device).where(waiting).limit(1)).first()
+            )
+        if left is None:
+            return
 
 
 def _order(ctx: Context, sent: list[assignments.Pending]) -> None:

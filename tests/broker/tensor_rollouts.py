@@ -17,25 +17,37 @@ from waiting import eventually
 AGENT = [sys.executable, "-m", "shoal.agent"]
 
 
-@contextlib.contextmanager
-def running_agent(api: Api, folder: Path) -> Iterator[Path]:
-    """Folder of a running agent without a source, known to the controller."""
+def enrol(api: Api, folder: Path, name: str = "cam-a") -> Path:
+    """Folder of an agent without a source, enrolled under `name`."""
     token = api.post("join-tokens", {"site": "plant", "rings": ["stable"], "uses": 1})["secret"]
     enroll = [
         *AGENT, "enroll", "--folder", folder, "--controller", api.url, "--token", token,
-        "--name", "cam-a",
+        "--name", name,
     ]  # fmt: skip
     subprocess.run(enroll, check=True)
     settings = folder / "agent.toml"
     settings.write_text(settings.read_text() + "\n[update]\nobserve_s = 1.0\n")
+    return folder
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[None]:
+    """The agent of an enrolled folder."""
     patient = {FURTHER: str(Path(__file__).parents[1] / "firmware_profiles")}
     process = subprocess.Popen([*AGENT, "run", "--folder", folder], env=os.environ | patient)
     try:
-        eventually(lambda: api.get("devices/cam-a")["online"], "the agent at the controller", 60)
-        yield folder
+        yield
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+@contextlib.contextmanager
+def running_agent(api: Api, folder: Path) -> Iterator[Path]:
+    """Folder of a running agent without a source, known to the controller."""
+    with running(enrol(api, folder)):
+        eventually(lambda: api.get("devices/cam-a")["online"], "the agent at the controller", 60)
+        yield folder
 
 
 def released(

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from shoal.cli import checkpoint
+from shoal.cli import checkpoint, device_override
 from shoal.cli.alert import alert
 from shoal.cli.bundle import bundle
 from shoal.cli.command import CommandGroup, Session, report
@@ -14,6 +14,7 @@ from shoal.cli.demo import demo_command
 from shoal.cli.device import device
 from shoal.cli.doctor import doctor
 from shoal.cli.exit_codes import MEANING, exit_code
+from shoal.cli.group import group
 from shoal.cli.login import login
 from shoal.cli.model import model
 from shoal.cli.notify import notify
@@ -49,12 +50,14 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, dataset, model, release, rollout, round_, bundle, alert, notify, operation,
-    doctor, demo_command(),
+    login, device, group, dataset, model, release, rollout, round_, bundle, alert, notify,
+    operation, doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)
 for _verb in checkpoint.COMMANDS:
     round_.add_command(_verb)
+for _verb in device_override.COMMANDS:
+    device.add_command(_verb)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal.errors import SettingError
 
-_SELECT = {"ring", "site", "profile", "label"}
+_SELECT = {"ring", "site", "profile", "line", "label"}
 _GATE = {
     "percent": "percent",
     "threshold": "threshold_pct",
@@ -77,8 +77,8 @@ def _stage(text: str) -> dict[str, Any]:
         if not sign or key not in _SELECT | set(_GATE):
             raise SettingError(
                 f"--stage {text!r}: {pair!r}",
-                "NAME:key=value,... with ring, site, profile, label, percent, threshold, min, "
-                "disagree",
+                "NAME:key=value,... with ring, site, profile, line, label, percent, threshold, "
+                "min, disagree",
             )
         if key in _SELECT:
             plan["select"][key] = value

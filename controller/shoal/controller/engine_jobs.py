@@ -18,7 +18,13 @@ from shoal.controller.monitoring import drift_monitor, findings, triggers
 from shoal.controller.notifications import outbox
 from shoal.controller.notifications.io import heartbeat, sender
 from shoal.controller.operations.io.runner import OperationRunner
-from shoal.controller.rollouts import assignments, quarantine_withdrawal, stepper, undeployments
+from shoal.controller.rollouts import (
+    assignments,
+    convergence,
+    quarantine_withdrawal,
+    stepper,
+    undeployments,
+)
 from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
 from shoal.controller.store import telemetry_retention
 from shoal.mqtt import Link
@@ -66,6 +72,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
 
     return [
         Periodic("rollouts", 0.25, lambda: stepper.step_all(ctx), on_message=True),
+        Periodic("groups", 0.25, lambda: convergence.step_all(ctx), on_message=True),
         Periodic("undeployments", 0.25, lambda: undeployments.step_all(ctx)),
         Periodic("undeployments of updated agents", 15.0, lambda: undeployments.look_again(ctx)),
         Periodic("operations", 0.25, operations.step),

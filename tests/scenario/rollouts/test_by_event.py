@@ -2,6 +2,7 @@
 
 import contextlib
 import statistics
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,11 +13,21 @@ from sqlalchemy import Connection, event, insert, select, update
 from fakes import memory_folder
 from fleet import MODEL, Fleet
 from shoal import topics, wire
+from shoal.controller.fleet import changed_devices
 from shoal.controller.ingest.ingest import ingest
-from shoal.controller.rollouts import assignments, revert, rollouts, stage_orders, stepper
+from shoal.controller.rollouts import (
+    assignments,
+    convergence,
+    group_releases,
+    groups,
+    revert,
+    rollouts,
+    stage_orders,
+    stepper,
+)
 from shoal.controller.rollouts.machine import State
-from shoal.controller.rollouts.records import StagePlan
-from shoal.controller.store import rollout_tables, tables
+from shoal.controller.rollouts.records import Selector, StagePlan
+from shoal.controller.store import group_tables, rollout_tables, tables
 from shoal.controller.store.io.database import Store
 
 pytestmark = pytest.mark.scenario
@@ -294,3 +305,37 @@ def test_a_failing_rollout_waits_with_its_next_step_and_stops_no_other(
     stepper.step_all(fleet.ctx)
     stepper.step_all(fleet.ctx)
     assert caplog.text.count("cannot advance") == 1
+
+
+def test_ten_thousand_devices_of_a_group_that_moved_are_looked_at_in_short_transactions(
+    fleet: Fleet, held_s: list[float]
+) -> None:
+    first = fleet.station("cam-1")
+    ident = fleet.roll_out(fleet.release(), ALL).id
+    fleet.run(60, lambda: fleet.rollout(ident).state == State.FINISHED)
+    fleet.run(5, lambda: first.serves == f"{MODEL}@1")
+    first.crash()
+    names = add_devices(fleet, 10_000)
+    with fleet.ctx.store.write() as db:
+        lost = tables.device.c.name.in_(names[:100])
+        db.execute(update(tables.device).where(lost).values(releases={}))
+        group_releases.sweep(db, [Selector()])
+    held_s.clear()
+    began = time.thread_time()
+    while fleet.rows_of(group_tables.device_sweep):
+        convergence.step_all(fleet.ctx)
+    assert (time.thread_time() - began) / len(names) < 0.001, "seconds a device"
+    assert max(held_s) < 0.1
+    assert groups.get_group(fleet.ctx, "fleet").releases[0].deviating == 100
+    assert {n for n in names[:100] if ordered(fleet, n) == [f"{MODEL}@1"]} == {*names[:100]}
+    assert ordered(fleet, names[100]) == []
+    convergence.step_all(fleet.ctx)
+    with statements(fleet) as seen:
+        convergence.step_all(fleet.ctx)
+    assert [one for one in seen if " device \n" in one or "rollout_device" in one] == []
+    assert len([one for one in seen if one.startswith("SELECT")]) == 3, "heads of three queues"
+    with fleet.ctx.store.write() as db:
+        changed_devices.add(db, [names[200]], changed_devices.ONLINE)
+    with statements(fleet) as seen:
+        convergence.step_all(fleet.ctx)
+    assert len(seen) < 40, "one device costs the same in a fleet of any size"

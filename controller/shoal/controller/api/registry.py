@@ -7,6 +7,7 @@ from shoal.controller.api import (
     deletion,
     devices,
     folders,
+    groups,
     models,
     monitoring,
     notifications,
@@ -18,8 +19,8 @@ from shoal.controller.api import (
 from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
-    people, devices, folders, datasets, models, deletion, rollouts, rounds, checkpoints, alerts,
-    notifications, monitoring, operations,
+    people, devices, groups, folders, datasets, models, deletion, rollouts, rounds, checkpoints,
+    alerts, notifications, monitoring, operations,
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from shoal.controller.deletion.dependents import DATASET, MODEL, POLICY, RELEASE
 from shoal.controller.deletion.records import Deleted, Dependent
 from shoal.controller.host.context import Context
 from shoal.controller.releases import models, releases, retirement
+from shoal.controller.rollouts import group_releases
 from shoal.controller.store import changes, used_versions
 from shoal.controller.store.tables import alert, dataset, model, operation, release
 from shoal.errors import ConflictError
@@ -68,6 +69,7 @@ def delete_model(ctx: Context, *, actor: str, name: str) -> Deleted:
         _refuse(item, dependents.dependents_of(db, item))
         db.execute(delete(model).where(model.c.name == name))
         audit.record(db, ctx, actor, "model.delete", name, releases=len(gone))
+        group_releases.undeploy(db, ctx, name, None, "", actor)
         changes.note(db, ctx, "model", name)
     return Deleted(deleted=[*gone, str(item)])
 
@@ -182,6 +184,7 @@ def _finish_release(ctx: Context, ref: str) -> None:
         params = db.scalar(select(operation.c.params).where(operation.c.id == row.operation))
         unused_files.leave(db, ctx, unused_files.of_release(bytes(row.manifest), params or {}))
         db.execute(delete(release).where(mine))
+        group_releases.on_deleted(db, ctx, ref)
         changes.note(db, ctx, "release", ref)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 from shoal.address import url_of
 from shoal.controller.access import audit
 from shoal.controller.conditions import device_watch
-from shoal.controller.fleet import devices, join_tokens, reported_facts
+from shoal.controller.fleet import changed_devices, devices, join_tokens, reported_facts
 from shoal.controller.fleet.certificates import DeviceCA, Issued
 from shoal.controller.fleet.records import Device
 from shoal.controller.host.context import Context
@@ -65,6 +65,7 @@ def enrol(ctx: Context, authority: DeviceCA, request: EnrolRequest) -> EnrolResp
             db, ctx, f"join-token {token.id}", "device.enrol", request.device,
             site=token.site, ring=request.ring, profile=matched.name, serial=issued.serial,
         )  # fmt: skip
+        changed_devices.add(db, [request.device], changed_devices.ENROLLED)
         changes.note(db, ctx, "device", request.device)
     return _response(ctx, authority, request.device, token.site, matched, issued, floor)
 
@@ -81,6 +82,7 @@ def decommission(ctx: Context, *, actor: str, device: str) -> Device:
         _decommission(db, device)
         device_watch.forget(db, ctx, device)
         audit.record(db, ctx, actor, "device.decommission", device, site=found.site)
+        changed_devices.add(db, [device], changed_devices.DECIDED)
         changes.note(db, ctx, "device", device)
     return devices.get_device(ctx, device)
 

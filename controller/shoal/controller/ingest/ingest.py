@@ -23,7 +23,7 @@ from sqlalchemy import Connection, func, select, tuple_, update
 
 from shoal import topics, wire
 from shoal.controller.conditions import device_watch
-from shoal.controller.fleet import clock_skew, duplicate_devices, join_tokens
+from shoal.controller.fleet import changed_devices, clock_skew, duplicate_devices, join_tokens
 from shoal.controller.fleet.duplicate_devices import ReturnCounter
 from shoal.controller.fleet.reported_facts import (
     LABEL,
@@ -165,6 +165,7 @@ class _Batch:
     seqs      (device, boot) -> sequence numbers to ack
     garbage     device of each message that was rejected
     duplicates   device -> sign that two agents use its name
+    changed   device -> why its desired state is to be looked at
     """
 
     def __init__(
@@ -177,6 +178,9 @@ class _Batch:
         self.db, self.ctx, self.messages, self.returns = db, ctx, messages, returns
         self.now = _arrival_time(db, ctx)
         self.devices = _devices(db, {one.device for one in messages})
+        self.inventories = changed_devices.before(
+            db, {one.device for one in messages if isinstance(one, Inventory)}
+        )
         self.validator = WindowValidator(db)
         self.windows: dict[Key, NewWindow] = {}
         self.events: dict[Key, dict[str, Any]] = {}
@@ -186,6 +190,7 @@ class _Batch:
         self.seqs: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.duplicates: dict[str, str] = {}
         self.garbage: list[str] = []
+        self.changed: dict[str, str] = {}
         self.replies: Replies = defaultdict(list)
 
     def store(self) -> Replies:
@@ -253,6 +258,8 @@ class _Batch:
             self.duplicates[name] = "A process reconnected that another one had replaced."
         self.errors.on_session(name, message.session, previous)
         self.columns[name] |= {"online": True, "session": message.session, "seen_at": self.now}
+        if not self.devices[name].online or session != message.session:
+            self.changed.setdefault(name, changed_devices.ONLINE)
         if message.asks_time is True:
             time = wire.Time(asked_s=message.sent_s, now_s=self.ctx.clock())
             self.replies[name].append(time)
@@ -280,6 +287,8 @@ class _Batch:
             self.columns[name]["site"] = line_of(message.site, LABEL)
         if fault := label_faults(message.line, message.labels):
             self.errors.on_find(name, f"inventory: {fault}; shorten them in its agent.toml")
+        if changed_devices.differs(self.inventories[name], self.columns[name]):
+            self.changed[name] = changed_devices.CHANGED
         assignments.raise_floor(self.db, self.ctx, name, int(floor))
 
     def _ring(self, message: Inventory) -> str:
@@ -424,6 +433,9 @@ class _Batch:
         for names in chunks(only_seen):
             self.db.execute(update(device).where(device.c.name.in_(names)).values(seen_at=self.now))
         changes.note_all(self.db, self.ctx, "device", changed)
+        for why in sorted({*self.changed.values()}):
+            these = sorted(name for name, because in self.changed.items() if because == why)
+            changed_devices.add(self.db, these, why)
         for kind, keys in (("window", windows), ("event", events)):
             names = list(dict.fromkeys(key[0] for key in keys))
             changes.note_all(self.db, self.ctx, kind, names)
@@ -456,15 +468,9 @@ def _event_values(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _devices(db: Connection, names: Iterable[str]) -> dict[str, Any]:
     columns = (
-        device.c.name,
-        device.c.site,
-        device.c.state,
-        device.c.session,
-        device.c.ring,
-        device.c.profile,
-        device.c.seen_at,
-        device.c.error,
-    )
+        device.c.name, device.c.site, device.c.state, device.c.session, device.c.ring,
+        device.c.profile, device.c.seen_at, device.c.error, device.c.online,
+    )  # fmt: skip
     found: dict[str, Any] = {}
     for some in chunks(sorted(names)):
         rows = db.execute(select(*columns).where(device.c.name.in_(some)))

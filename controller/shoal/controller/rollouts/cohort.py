@@ -7,7 +7,7 @@ profile and every site; the rest is distributed by largest remainder.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shoal.controller.rollouts.records import Selector, StagePlan
 
@@ -20,6 +20,12 @@ class Candidate(NamedTuple):
     profile: str
     ring: str
     labels: Mapping[str, str]
+    line: str = ""
+
+
+def candidate(row: Any) -> Candidate:
+    """A row of the device table as a selector sees it."""
+    return Candidate(row.name, row.site, row.profile, row.ring, row.labels, row.line)
 
 
 def rank(rollout: str, device: str) -> bytes:
@@ -34,6 +40,7 @@ def fits(selector: Selector, one: Candidate) -> bool:
         selector.ring in ("", one.ring)
         and selector.site in ("", one.site)
         and selector.profile in ("", one.profile)
+        and selector.line in ("", one.line)
         and (not key or (key in one.labels and (not equals or one.labels[key] == value)))
     )
 

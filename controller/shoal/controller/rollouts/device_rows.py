@@ -14,12 +14,13 @@ from shoal.controller.host.context import Context
 from shoal.controller.rollouts import device_states
 from shoal.controller.rollouts.gate import Count
 from shoal.controller.store.chunks import chunks
+from shoal.controller.store.group_tables import trailing_stage
 from shoal.controller.store.rollout_tables import rollout, rollout_count, rollout_device
 
 #: Columns that change.
 _COLUMNS = (
-    "state", "attempt", "cause", "detail", "previous", "ordered_at", "boot", "seq", "facts",
-    "updated_at",
+    "stage", "state", "attempt", "cause", "detail", "previous", "ordered_at", "boot", "seq",
+    "facts", "updated_at",
 )  # fmt: skip
 
 
@@ -53,7 +54,10 @@ def change(db: Connection, ctx: Context, changes: Iterable[Change]) -> None:
         after = {name: getattr(row, name) for name in _COLUMNS} | {"updated_at": ctx.clock()}
         after |= values
         rows.append({"of_rollout": row.rollout, "of_device": row.device, **after})
-        old, new = (row.rollout, row.stage, row.state), (row.rollout, row.stage, after["state"])
+        old, new = (
+            (row.rollout, row.stage, row.state),
+            (row.rollout, after["stage"], after["state"]),
+        )
         moved[old] = moved[old].plus(_count(row.facts), -1)
         moved[new] = moved[new].plus(_count(after["facts"]))
     if rows:
@@ -93,8 +97,11 @@ def counts(db: Connection, ident: str) -> dict[str, dict[str, Count]]:
 
 
 def wake(db: Connection, idents: Iterable[str]) -> None:
-    """Have the stepper look at these rollouts at once."""
-    db.execute(update(rollout).where(rollout.c.id.in_(sorted(idents))).values(due_at=0.0))
+    """Have the stepper look at these rollouts, and at their trailing stages, at once."""
+    these = sorted(idents)
+    db.execute(update(rollout).where(rollout.c.id.in_(these)).values(due_at=0.0))
+    trailing = update(trailing_stage).where(trailing_stage.c.rollout.in_(these))
+    db.execute(trailing.values(due_at=0.0))
 
 
 def _count(facts: Mapping[str, Any]) -> Count:

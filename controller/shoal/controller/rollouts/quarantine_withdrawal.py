@@ -14,7 +14,7 @@ from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine
-from shoal.controller.rollouts import revert, stepper
+from shoal.controller.rollouts import group_releases, revert, stepper
 from shoal.controller.rollouts.machine import Event, State
 from shoal.controller.store import changes
 from shoal.controller.store.rollout_tables import assignment, rollout
@@ -53,6 +53,7 @@ def withdraw(db: Connection, ctx: Context, *, task: str, model: str) -> Withdraw
         _pause_rollouts(db, ctx, ref, reason)
         changes.note(db, ctx, "release", ref)
     withdrawn = _withdraw_orders(db, ctx, bad)
+    fallen = group_releases.fall_back(db, ctx, bad)
     refs = list(quarantine.in_quarantine(db, model))
     query = select(rollout.c.id, rollout.c.state).where(rollout.c.release.in_(refs))
     went_out = {row.id: row.state for row in db.execute(query.order_by(rollout.c.created_at))}
@@ -60,7 +61,7 @@ def withdraw(db: Connection, ctx: Context, *, task: str, model: str) -> Withdraw
     step = ""
     if went_out or serving:
         step = _back_step(task, model, quarantine.way_back(db, refs[0]))
-        alerts.raise_alert(db, ctx, _draft(task, model, serving, step))
+        alerts.raise_alert(db, ctx, _draft(task, model, serving, step, fallen))
     return Withdrawal(refs, went_out, withdrawn, serving, step)
 
 
@@ -69,15 +70,25 @@ def quarantine_key(task: str) -> str:
     return f"{QUARANTINE}{task}"
 
 
-def _draft(task: str, model: str, serving: Mapping[str, Sequence[str]], next_step: str) -> Draft:
-    """Alert of quarantined releases that were rolled out. serving: release -> its devices."""
+def _draft(
+    task: str,
+    model: str,
+    serving: Mapping[str, Sequence[str]],
+    next_step: str,
+    fallen: Sequence[str] = (),
+) -> Draft:
+    """Alert of quarantined releases that were rolled out. serving: release -> its devices; fallen:
+    what groups fall back to, as sentences."""
     lines = [f"{ref} is on {listed(devices)}" for ref, devices in serving.items()]
     return Draft(
         key=quarantine_key(task),
         kind="task",
         severity="critical" if serving else "warning",
         title=f"{model}: a release that was rolled out is in quarantine",
-        detail=f"A round of {task} is poisoned. {'; '.join(lines) or 'No device serves it'}.",
+        detail=" ".join(
+            [f"A round of {task} is poisoned. {'; '.join(lines) or 'No device serves it'}."]
+            + [f"{one[0].upper()}{one[1:]}." for one in fallen]
+        ),
         next_step=next_step,
         model=model,
         release=list(serving)[-1] if serving else "",

@@ -6,12 +6,17 @@ from shoal.controller.store.records import Record
 
 
 class Selector(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Devices of a stage; an empty field matches all. percent: of the remaining devices."""
+    """Devices of a stage or a group; an empty field matches all.
+
+    label    "key=value", or "key" for any value
+    percent  of the remaining devices; of a stage only
+    """
 
     ring: str = ""
     site: str = ""
     profile: str = ""
     label: str = ""
+    line: str = ""
     percent: float = 100.0
 
 
@@ -68,6 +73,20 @@ class Stage(Record, frozen=True, kw_only=True):
     accepted_pct: float = 0.0
 
 
+class Trailing(Record, frozen=True, kw_only=True):
+    """The trailing stage of a rollout: devices that missed it, joined later or were replaced.
+
+    state   "RUNNING" or "PAUSED", and the reason
+    """
+
+    state: str
+    reason: str
+    devices: int
+    succeeded: int
+    failed: int
+    skipped: int
+
+
 class Rollout(Record, frozen=True, kw_only=True):
     """state: see rollouts.machine.TRANSITIONS; reason: why it is in this state."""
 
@@ -81,6 +100,7 @@ class Rollout(Record, frozen=True, kw_only=True):
     created_at: float
     created_by: str
     finished_at: float = 0.0
+    trailing: Trailing | None = None
 
 
 class RolloutDevice(Record, frozen=True, kw_only=True):

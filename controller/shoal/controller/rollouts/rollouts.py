@@ -17,8 +17,10 @@ from shoal.controller.rollouts import (
     device_rows,
     device_states,
     stepper,
+    trailing,
     undeployments,
 )
+from shoal.controller.rollouts.desired_state import TRAILING
 from shoal.controller.rollouts.machine import ENDED, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
 from shoal.controller.rollouts.machine import step as step_of
@@ -210,16 +212,27 @@ def affected_devices(ctx: Context, ident: str) -> AffectedDevices:
 
 
 def pause(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
-    """Assign no further device; updates in progress go on. ConflictError unless it runs."""
+    """Assign no further device; updates in progress go on. ConflictError unless it runs.
+
+    Of one that has ended: its trailing stage.
+    """
+    if _is_trailing(ctx, id):
+        trailing.pause(ctx, actor=actor, ident=id)
+        return get_rollout(ctx, id)
     with ctx.store.write() as db:
-        _row(db, id)
         stepper.move(db, ctx, id, Event.HELD, f"paused by {actor}")
         audit.record(db, ctx, actor, "rollout.pause", id)
     return get_rollout(ctx, id)
 
 
 def resume(ctx: Context, *, actor: str, id: str) -> Rollout:  # noqa: A002
-    """Resume. A failed stage retries its failed devices, an inconclusive one is accepted."""
+    """Resume. A failed stage retries its failed devices, an inconclusive one is accepted.
+
+    Of one that has ended: its trailing stage, whose failed devices are tried again.
+    """
+    if _is_trailing(ctx, id):
+        trailing.resume(ctx, actor=actor, ident=id)
+        return get_rollout(ctx, id)
     with ctx.store.read() as db:
         row = _row(db, id)
         quarantine.check_release(db, row.release)
@@ -265,6 +278,13 @@ def abort(ctx: Context, *, actor: str, id: str, rollback: bool = False) -> Rollo
         audit.record(db, ctx, actor, "rollout.abort", id, rollback=rollback)
     stepper.run(ctx, id, AT_ONCE)
     return get_rollout(ctx, id)
+
+
+def _is_trailing(ctx: Context, ident: str) -> bool:
+    """Whether a rollout has ended and has a trailing stage. AbsentError."""
+    with ctx.store.read() as db:
+        ended = State(_row(db, ident).state) in ENDED
+        return ended and trailing.record(db, ident) is not None
 
 
 # --- inside a transaction -----------------------------------------------------------------------
@@ -331,6 +351,8 @@ def _check(plan: RolloutPlan) -> None:
     names = [stage.name for stage in plan.stages]
     if not names or len(set(names)) < len(names) or not all(names):
         raise InputError("a rollout needs stages, each with its own name")
+    if TRAILING in names:
+        raise InputError(f"stage {TRAILING}: devices that come later are in it", "rename it")
     if plan.on_failure not in ON_FAILURE:
         raise InputError(f"on_failure {plan.on_failure!r:.40}", f"use {', '.join(ON_FAILURE)}")
     if plan.max_concurrent < 0:
@@ -363,7 +385,7 @@ def _needs_approval(ctx: Context, actor: str, plan: RolloutPlan) -> str:
 
 def _candidates(db: Connection) -> list[cohort.Candidate]:
     rows = db.execute(select(device).where(device.c.state == "enrolled"))
-    return [stepper.candidate(row) for row in rows]
+    return [cohort.candidate(row) for row in rows]
 
 
 def _stages(plan: RolloutPlan, stages: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -389,7 +411,12 @@ def _record(db: Connection, row: Row[Any]) -> Rollout:
         _with_counts(stage, states[stage.name])
         for stage in msgspec.convert(row.stages, list[Stage])
     ]
-    return Rollout.of_row(row, plan=msgspec.convert(row.plan, RolloutPlan), stages=stages)
+    return Rollout.of_row(
+        row,
+        plan=msgspec.convert(row.plan, RolloutPlan),
+        stages=stages,
+        trailing=trailing.record(db, row.id),
+    )
 
 
 def _states(db: Connection, ident: str) -> dict[str, dict[str, int]]:

@@ -71,9 +71,13 @@ class StageMembers:
         """Devices in progress that were ordered before then and have reported since the stage
         began, or that were decommissioned.
 
-        Rows of rollout_device; `enrolled`, the device's state; and its clock_skew_s, clock_error_s.
+        Rows of rollout_device; the device's state as `enrolled`; its online, clock_skew_s and
+        clock_error_s.
         """
-        more = (device.c.state.label("enrolled"), device.c.clock_skew_s, device.c.clock_error_s)
+        more = (
+            device.c.state.label("enrolled"), device.c.online, device.c.clock_skew_s,
+            device.c.clock_error_s,
+        )  # fmt: skip
         query = _joined(select(rollout_device, *more)).where(
             self._in_stage,
             _LEFT,

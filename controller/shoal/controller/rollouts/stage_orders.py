@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, Row, select
 
 from shoal.controller.host.context import Context
-from shoal.controller.rollouts import assignments, device_rows, device_states
+from shoal.controller.rollouts import assignments, device_rows, device_states, overrides
 from shoal.controller.rollouts.assignments import Prepared, Signed
 from shoal.controller.rollouts.machine import StageState, State
 from shoal.controller.rollouts.records import RolloutPlan, Stage
@@ -33,7 +33,7 @@ class StageOrders(NamedTuple):
     prepared: list[Prepared]
 
 
-_NONE = StageOrders({}, [])
+NONE = StageOrders({}, [])
 
 
 def prepare(db: Connection, ctx: Context, whole: Row[Any]) -> StageOrders:
@@ -44,24 +44,34 @@ def prepare(db: Connection, ctx: Context, whole: Row[Any]) -> StageOrders:
     ident = whole.id
     stage = running_stage(whole)
     if whole.state != State.RUNNING or stage is None:
-        return _NONE
+        return NONE
     plan = msgspec.convert(whole.plan, RolloutPlan)
     members = StageMembers(db, ident, stage.name, stage.started_at)
+    return next_orders(db, ctx, whole, plan, members)
+
+
+def next_orders(
+    db: Connection, ctx: Context, whole: Row[Any], plan: RolloutPlan, members: StageMembers
+) -> StageOrders:
+    """Orders for the next of these devices, as many as may update at once."""
     capacity = _capacity(plan, members)
     rings = assignments.rings(assignments.role_of(db, plan.release))
     due = members.due(rings, plan.max_attempts, capacity) if capacity else []
     if not due:
-        return _NONE
+        return NONE
     release = assignments.signed_release(db, plan.release)
     why_skipped = _why_skipped(release)
+    decided = overrides.overrides_of(db, [row.device for row in due])
     changes, orders = {}, []
     for row in due:
-        if why := why_skipped(row.enrolled, row.profile, _reads(row.schemas, release)):
+        why = overrides.why_left_out(decided.get(row.device, ()), whole.model)
+        why = why or why_skipped(row.enrolled, row.profile, _reads(row.schemas, release))
+        if why:
             values = {"state": device_states.SKIPPED, "cause": why[0], "detail": why[1]}
         else:
             values = _ordered(row, plan, whole.model, ctx.clock())
             order = assignments.order_of(
-                release, rollout=ident, attempt=values["attempt"],
+                release, rollout=whole.id, attempt=values["attempt"],
                 deadline_at=ctx.clock() + plan.deadline_s,
             )  # fmt: skip
             orders.append(assignments.Change(row.device, whole.model, order))
@@ -74,6 +84,11 @@ def store(db: Connection, ctx: Context, ident: str, orders: StageOrders) -> None
     any more."""
     if db.scalar(select(rollout.c.state).where(rollout.c.id == ident)) != State.RUNNING:
         return
+    store_orders(db, ctx, orders)
+
+
+def store_orders(db: Connection, ctx: Context, orders: StageOrders) -> None:
+    """Store the orders of the devices that have not changed."""
     rows = [change.row for change in orders.changes.values()]
     same = {row.device for row in device_rows.unchanged(db, rows)}
     ordered = {one.device for one in orders.prepared}

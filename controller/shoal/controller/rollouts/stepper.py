@@ -22,6 +22,7 @@ from shoal.controller.rollouts import (
     device_rows,
     device_states,
     gate,
+    group_releases,
     revert,
     stage_orders,
 )
@@ -174,7 +175,7 @@ def _late_joiners(db: Connection, whole: Row[Any], plan: RolloutPlan) -> dict[st
     joining = {
         row.name: stage
         for row in db.execute(fresh)
-        if (stage := cohort.late(plan.stages, candidate(row)))
+        if (stage := cohort.late(plan.stages, cohort.candidate(row)))
     }
     return dict(list(joining.items())[:LOOKED])
 
@@ -191,6 +192,11 @@ def move(db: Connection, ctx: Context, ident: str, event: Event, reason: str = "
     values = {"state": state.value, "reason": reason, "due_at": 0.0, **ended}
     db.execute(update(rollout).where(rollout.c.id == ident).values(**values))
     changes.note(db, ctx, "rollout", ident)
+    if state in (State.ROLLING_BACK, State.ROLLED_BACK):
+        group_releases.give_up(db, ctx, ident)
+    if state in ENDED:  # devices that missed it, and those that it leaves to their groups
+        plan = msgspec.convert(row.plan, RolloutPlan)
+        group_releases.sweep(db, [stage.select for stage in plan.stages])
     return state
 
 
@@ -212,11 +218,6 @@ def save_stages(db: Connection, ident: str, stages: Sequence[Stage]) -> None:
     db.execute(
         update(rollout).where(rollout.c.id == ident).values(stages=msgspec.to_builtins(stages))
     )
-
-
-def candidate(row: Row[Any]) -> cohort.Candidate:
-    """A row of the device table as a candidate."""
-    return cohort.Candidate(row.name, row.site, row.profile, row.ring, row.labels)
 
 
 class RolloutStepper:
@@ -249,6 +250,9 @@ class RolloutStepper:
                 pass
         if self.state in revert.ENDING and self.row.cursor == revert.DONE:
             self._settle()
+        back = self.state in (State.ROLLING_BACK, State.ROLLED_BACK)
+        if not back and (self.state is not began or self.stages != before):
+            group_releases.take_over(self.db, self.ctx, self.row, self.plan, self.stages)
         if self.stages != before:
             save_stages(self.db, self.ident, self.stages)
             changes.note(self.db, self.ctx, "rollout", self.ident)

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, 
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.releases import models
-from shoal.controller.rollouts import assignments, cohort, device_states
+from shoal.controller.rollouts import assignments, cohort, device_states, group_releases
 from shoal.controller.rollouts.machine import ENDED
 from shoal.controller.rollouts.records import Selector, Undeployment, UndeploymentDevice
 from shoal.controller.store import changes, cursors
@@ -79,6 +79,8 @@ def start(
         detail: dict[str, Any] = {"devices": sorted(devices)} if devices else {"all": all}
         if chosen:
             detail = {"select": {k: v for k, v in msgspec.to_builtins(select).items() if v}}
+        if not devices:
+            group_releases.undeploy(db, ctx, model, select if chosen else None, ident, actor)
         audit.record(db, ctx, actor, "model.undeploy", model, undeployment=ident, **detail)
         changes.note(db, ctx, "model", model)
     return get_undeployment(ctx, ident)
@@ -276,7 +278,7 @@ def _select(db: Connection, ctx: Context, row: Row[Any]) -> bool:
             "updated_at": ctx.clock(),
         }
         for one in read
-        if one.has and cohort.fits(selector, _candidate(one.row))
+        if one.has and cohort.fits(selector, cohort.candidate(one.row))
     ]
     if members:
         db.execute(undeployment_device.insert(), members)
@@ -344,7 +346,7 @@ def _any(ctx: Context, model: str, selector: Selector, names: Sequence[str]) -> 
                 raise AbsentError("device", name, "list them: shoal device list")
         after = ""
         while read := _devices(db, model, names, after=after):
-            if any(one.has and cohort.fits(selector, _candidate(one.row)) for one in read):
+            if any(one.has and cohort.fits(selector, cohort.candidate(one.row)) for one in read):
                 return True
             after = read[-1].row.name
     return False
@@ -368,10 +370,6 @@ def _devices(db: Connection, model: str, names: Sequence[str], *, after: str) ->
         _Found(row, bool(row.serves) or bool(row.ordered and not row.ordered.startswith(removal)))
         for row in db.execute(query)
     ]
-
-
-def _candidate(row: Row[Any]) -> cohort.Candidate:
-    return cohort.Candidate(row.name, row.site, row.profile, row.ring, row.labels)
 
 
 def _check_rollouts(db: Connection, model: str) -> None:

@@ -5,10 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select, tuple_, update
 
+from shoal.controller.fleet import changed_devices
 from shoal.controller.fleet.records import DeviceEvent
 from shoal.controller.host.context import Context
 from shoal.controller.rollouts import device_rows, device_states, undeployments
-from shoal.controller.rollouts.machine import State
+from shoal.controller.rollouts.machine import ENDED, State
 from shoal.controller.store import changes
 from shoal.controller.store.chunks import chunks
 from shoal.controller.store.rollout_tables import rollout, rollout_device
@@ -23,6 +24,7 @@ _LONGEST = 500
 EARLY_S = 5.0
 #: Device, boot and sequence number of an event.
 Key = tuple[str, str, int]
+_OVER = frozenset(state.value for state in ENDED)
 _BACK = frozenset({State.ROLLING_BACK.value, State.ROLLED_BACK.value})
 
 
@@ -52,7 +54,20 @@ def apply_all(db: Connection, ctx: Context, events: Sequence[UpdateEvent]) -> di
     device_rows.wake(db, idents)
     changes.note_all(db, ctx, "rollout", idents)
     undeployments.on_events(db, ctx, others)
+    changed_devices.add(db, _left_to_groups(events, rows), changed_devices.REPORTED)
     return errors
+
+
+def _left_to_groups(
+    events: Sequence[UpdateEvent], rows: Mapping[tuple[str, str], "_DeviceRow"]
+) -> list[str]:
+    """Devices that ended an update which no unfinished rollout looks after."""
+    found = []
+    for event in events:
+        row = rows.get((event.rollout, event.device))
+        if event.state in device_states.ENDED and (row is None or row.row.whole in _OVER):
+            found.append(event.device)
+    return list(dict.fromkeys(found))
 
 
 class _DeviceRow:

@@ -10,8 +10,8 @@ from shoal.controller.store.tables import change
 
 KINDS = frozenset(
     {
-        "alert", "dataset", "device", "event", "model", "operation", "release", "rollout", "round",
-        "task", "window",
+        "alert", "dataset", "device", "event", "group", "model", "operation", "release", "rollout",
+        "round", "task", "window",
     }
 )  # fmt: skip
 

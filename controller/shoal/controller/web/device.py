@@ -3,6 +3,7 @@
 from itertools import groupby
 
 from shoal.controller.fleet import devices, ledger
+from shoal.controller.rollouts import groups
 from shoal.controller.rollouts.update_events import error_of
 from shoal.controller.web import charts
 from shoal.controller.web.screen import blueprint, context, day, show
@@ -21,6 +22,7 @@ def device(name: str) -> str:
     return show(
         "device.html",
         device=found,
+        desired=groups.desired_state(ctx, name),
         series={m: charts.points([w for w in windows if w.model == m]) for m in models},
         windows=windows[:20],
         days=[(d, list(es)) for d, es in groupby(events, key=lambda e: day(e.at))],

@@ -8,6 +8,7 @@ from shoal.controller.web import (
     device,
     drift,
     fleet,
+    groups,
     models,
     notifications,
     rollouts,
@@ -22,6 +23,6 @@ __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
 SCREENS = (
-    administration, alerts, datasets, deletion, device, drift, fleet, models, notifications,
-    rollouts, rounds, session, training, undeployments,
+    administration, alerts, datasets, deletion, device, drift, fleet, groups, models,
+    notifications, rollouts, rounds, session, training, undeployments,
 )  # fmt: skip

@@ -67,6 +67,14 @@ BADGES: dict[str, Badge] = {
     "REMOVED": Badge("ok", "check", "Removed"),
     "CANNOT": Badge("warn", "warn", "Cannot yet"),
     "GONE": Badge("idle", "stop", "Decommissioned"),
+    # a device and its group
+    "CONVERGING": Badge("info", "run", "Converging"),
+    "ROLLOUT": Badge("info", "rollout", "In a rollout"),
+    "AWAY": Badge("idle", "off", "Away"),
+    "HELD": Badge("warn", "pause", "Held"),
+    "PINNED": Badge("idle", "key", "Pinned"),
+    "EXCLUDED": Badge("idle", "skip", "Excluded"),
+    "KEPT": Badge("warn", "stop", "Keeps what it has"),
     # rollouts and stages
     "CREATING": Badge("info", "run", "Creating"),
     "WAITING_FOR_APPROVAL": Badge("warn", "key", "Waiting for approval"),
