@@ -34,6 +34,7 @@ class Server:
         self.callers: set[tuple[str, int]] = set()
         self.sent = 0
         self.status = self.range_status = 0
+        self.whole_status = 200
         self.headers: dict[str, str] = {}
         self.data, self.ranges, self.content_range = DATA, True, ""
         self.answering = threading.Lock()
@@ -79,7 +80,7 @@ class Server:
         first, _, last = wanted.removeprefix("bytes=").partition("-")
         start = int(first) if wanted and self.ranges else 0
         body = self.data[start : int(last) + 1 if last and self.ranges else None]
-        request.send_response(206 if wanted and self.ranges else 200)
+        request.send_response(206 if wanted and self.ranges else self.whole_status)
         request.send_header("Content-Length", str(len(body)))
         if wanted and self.ranges and self.content_range != NONE:
             returned = self.content_range or (

@@ -92,6 +92,16 @@ def test_where_ranges_are_refused_the_whole_file_is_fetched_after_two_tries(
     assert server.wanted == ["", "bytes=100000-", "bytes=100000-", ""]
 
 
+def test_a_proxy_that_calls_everything_partial_delivers_all_the_same(
+    fetch, server: Server, tmp_path: Path
+) -> None:
+    server.cuts, server.whole_status, server.content_range = [100_000], 206, NONE
+    for _ in range(2):
+        with pytest.raises(LinkError):
+            fetch()
+    assert fetch() == len(DATA)
+
+
 def test_a_server_that_is_busy_is_asked_for_the_rest_again(
     fetch, server: Server, tmp_path: Path
 ) -> None:
