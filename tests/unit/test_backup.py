@@ -12,12 +12,13 @@ from click.testing import CliRunner, Result
 
 from shoal.controller.__main__ import main
 from shoal.controller.backup import back_up
+from shoal.controller.doctor import Check, run_checks
 from shoal.controller.host import settings
 from shoal.controller.initialization import InitOptions, make_folder
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.store import arrivals, window_sums
 from shoal.controller.store.io.database import Store, url_of
-from stored_windows import new_window
+from stored_windows import keep, new_window
 
 TESTS = Path(__file__).parents[1]
 _WRITER = """
@@ -171,3 +172,18 @@ def test_a_backup_or_a_restore_that_is_killed_leaves_nothing_that_looks_whole(
     assert not (tmp_path / "new").exists()
     assert run("restore", backup, "--folder", tmp_path / "new").exit_code == 0
     assert store_of(tmp_path / "new").windows.last() == 0
+
+
+def test_doctor_says_how_much_telemetry_there_is_and_which_of_it_is_lost(folder: Path) -> None:
+    store = store_of(folder)
+    for day in (0, 1):
+        keep(store, new_window("cam-1", day + 1, received_at=1.7e9 + 86_400 * day))
+    store.close()
+
+    def check() -> Check:
+        return next(one for one in run_checks(folder, 1.8e9) if one.name == "telemetry")
+
+    assert (check().state, check().detail.startswith("2 files of windows")) == ("ok", True)
+    (folder / "controller.windows" / "2023-11-14.db").unlink()
+    assert check().state == "warning"
+    assert "2023-11-14 are lost" in check().detail

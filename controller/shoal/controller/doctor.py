@@ -18,7 +18,7 @@ from shoal.controller.releases.io.signing import Signer
 from shoal.controller.store.io.database import Store, url_of
 from shoal.controller.store.tables import device
 from shoal.controller.supervisor import folder_lock
-from shoal.errors import ConflictError, LinkError, ShoalError
+from shoal.errors import ConflictError, LinkError, ShoalError, StorageError
 
 DISK_WARNING_MB, DISK_ERROR_MB = 2_048, 256
 EXPIRY_WARNING_DAYS = 14
@@ -48,6 +48,7 @@ def run_checks(folder: Path, now: float) -> list[Check]:
         _try("signing", lambda: _signing(folder)),
         _disk(folder),
         _try("database", lambda: _database(folder, configured)),
+        _try("telemetry", lambda: _telemetry(folder, configured), failing=WARNING),
         *_listeners(folder, configured, served),
     ]
 
@@ -113,6 +114,25 @@ def _disk(folder: Path) -> Check:
     state = OK if free_mb >= DISK_WARNING_MB else WARNING if free_mb >= DISK_ERROR_MB else ERROR
     hint = "" if state == OK else "; free some, or move the folder"
     return Check(name="disk", state=state, detail=f"{free_mb} MB free at {folder}{hint}")
+
+
+def _telemetry(folder: Path, configured: Settings) -> str:
+    """Days of windows and their size; StorageError names the files that are lost."""
+    store = Store.open(url_of(folder, configured))
+    try:
+        names = [name for name, _, _ in store.windows.spans()]
+    finally:
+        store.close()
+    files = {name: store.windows.folder / f"{name}.db" for name in names}
+    lost = [name for name, path in files.items() if not path.is_file()]
+    if lost:
+        raise StorageError(
+            f"windows of {', '.join(lost[:5])} are lost: no such file in {store.windows.folder}",
+            "put the files back from a backup; all else goes on without them",
+        )
+    size = sum(path.stat().st_size for path in files.values())
+    days = configured.fleet.retention_days
+    return f"{len(files)} files of windows, {size >> 20} MB; kept for {days:g} days"
 
 
 def _database(folder: Path, configured: Settings) -> str:
