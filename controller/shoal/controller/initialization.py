@@ -69,7 +69,7 @@ def make_folder(folder: Path, options: InitOptions, now: float) -> Settings:
 
 def as_toml(wanted: Settings) -> str:
     """Text of controller.toml, with every setting."""
-    network, fleet, drift = wanted.network, wanted.fleet, wanted.drift
+    network, fleet, drift, alerts = wanted.network, wanted.fleet, wanted.drift, wanted.alerts
     return f"""# Settings of this Shoal controller. Read when `serve` starts.
 
 [network]
@@ -99,6 +99,19 @@ false_alarms_per_day = {drift.false_alarms_per_day}  # for the whole fleet
 baseline_windows = {drift.baseline_windows}       # a device's own first windows of a release
 tolerance = {drift.tolerance}
 scales = {_toml(drift.scales)}
+
+[alerts]
+offline_per_day = {alerts.offline_per_day}    # false offline alerts that the whole fleet may raise
+offline_most_s = {alerts.offline_most_s}  # silent for longer is offline, whatever the rhythm
+certificate_s = {alerts.certificate_s}  # a certificate that ends sooner raises an alert
+disk_free_mb = {alerts.disk_free_mb}     # less free disk raises one
+temperature_c = {alerts.temperature_c}     # more heat raises one
+# seconds after which an alert of a severity that nobody took escalates; 0 for never
+escalate_s = {_table(alerts.escalate_s)}
+
+[ingest]
+device_messages_s = {wanted.ingest.device_messages_s}  # messages a second that one device may send
+device_kib_s = {wanted.ingest.device_kib_s}     # KiB a second
 
 [operations]
 limit_s = {wanted.operations.limit_s}      # seconds that an operation may run; 0 for no limit
@@ -199,6 +212,12 @@ def _is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return name == "localhost"
+
+
+def _table(values: dict[str, float]) -> str:
+    return (
+        "{ " + ", ".join(f"{json.dumps(name)} = {value}" for name, value in values.items()) + " }"
+    )
 
 
 def _toml(value: str | list[str] | list[int]) -> str:
