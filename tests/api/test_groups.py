@@ -8,8 +8,8 @@ from sqlalchemy import update
 import tensor_releases
 from api.controller_app import ORIGIN, ControllerApp, is_problem
 from bench.controllers import add_devices
-from shoal.controller.rollouts import convergence
-from shoal.controller.store import tables
+from shoal.controller.rollouts import convergence, trailing
+from shoal.controller.store import rollout_tables, tables
 
 MODEL = tensor_releases.MODEL
 
@@ -111,3 +111,23 @@ def test_the_console_shows_groups_and_decides_about_a_device(fleet: ControllerAp
     ]:  # fmt: skip
         assert act(f"{decide}/{action}", **form) == 303
     assert act(f"{decide}/shrug") == 404
+
+
+def test_a_trailing_stage_is_shown_paused_and_resumed(fleet: ControllerApp) -> None:
+    plan = {"release": f"{MODEL}@1", "stages": [{"name": "all"}]}
+    ident = fleet.post("/api/v1/rollouts", "operator", json=plan).json["id"]
+    with fleet.ctx.store.write() as db:
+        mine = rollout_tables.rollout.c.id == ident
+        db.execute(update(rollout_tables.rollout).where(mine).values(state="FINISHED"))
+        trailing.begin(db, ident, fleet.ctx.clock())
+    where = f"/api/v1/rollouts/{ident}"
+    assert fleet.get(where).json["trailing"]["state"] == "RUNNING"
+    paused = fleet.post(f"{where}/pause", "operator").json["trailing"]
+    assert (paused["state"], paused["reason"].startswith("paused by")) == ("PAUSED", True)
+    assert is_problem(fleet.post(f"{where}/pause", "operator"), 409)
+    fleet.sign_in()
+    shown = fleet.client.get(f"/rollouts/{ident}", base_url=ORIGIN).get_data(as_text=True)
+    for words in ("Trailing", "paused by", f"/rollouts/{ident}/resume"):
+        assert words in shown
+    resumed = fleet.post(f"{where}/resume", "operator").json
+    assert (resumed["state"], resumed["trailing"]["state"]) == ("FINISHED", "RUNNING")

@@ -214,7 +214,19 @@ def rollout_view(found: JsonObject) -> Group:
         "disagrees": disagrees,
         "gate": "verdict",
     }
-    return Group(card(found, about), "", table(found["stages"], columns, empty="no stage"))
+    rows = [*found["stages"], *_trailing(found)]
+    return Group(card(found, about), "", table(rows, columns, empty="no stage"))
+
+
+def _trailing(found: JsonObject) -> list[JsonObject]:
+    """The trailing stage as a row, of a rollout that has one.
+
+    >>> _trailing({"trailing": None})
+    []
+    """
+    stage = found.get("trailing")
+    missing = {"unseen": 0, "disagree": 0.0, "compared": 0}
+    return [missing | stage | {"name": "trailing", "verdict": stage["reason"]}] if stage else []
 
 
 def _full_view(session: Session, found: JsonObject) -> Group:

@@ -80,7 +80,7 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
         affected=rollouts.affected_devices(ctx, id),
         failed=[group for group in causes if group[0] not in SKIPS],
         skipped=[group for group in causes if group[0] in SKIPS],
-        actions=wording.actions(one.state),
+        actions=wording.actions(one.state, one.trailing.state if one.trailing else ""),
         state=state,
         cause=cause,
     )

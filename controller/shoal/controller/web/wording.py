@@ -10,7 +10,7 @@ import msgspec
 from shoal.controller.fleet.clock_skew import describe_clock
 from shoal.controller.fleet.records import Device
 from shoal.controller.releases.records import OutputAgreement, TensorsReport
-from shoal.controller.rollouts.machine import TRANSITIONS, Event, State
+from shoal.controller.rollouts.machine import ENDED, TRANSITIONS, Event, State
 from shoal.controller.web.causes import cause_name, hint
 from shoal.tasks import Task
 
@@ -161,12 +161,14 @@ def badge(state: str) -> Badge:
     return BADGES.get(state) or Badge("idle", "info", state.replace("_", " ").capitalize())
 
 
-def actions(state: str) -> list[str]:
-    """Actions that a rollout in this state allows.
+def actions(state: str, trailing: str = "") -> list[str]:
+    """Actions that a rollout in this state allows; trailing: state of its trailing stage.
 
-    >>> actions("RUNNING"), actions("FINISHED")
-    (['pause', 'abort'], [])
+    >>> actions("RUNNING"), actions("FINISHED"), actions("FINISHED", "PAUSED")
+    (['pause', 'abort'], [], ['resume'])
     """
+    if trailing and State(state) in ENDED:
+        return ["resume"] if trailing == "PAUSED" else ["pause", "resume"]
     return [name for name, event in _EVENTS.items() if (State(state), event) in TRANSITIONS]
 
 
