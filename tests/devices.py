@@ -426,7 +426,8 @@ class Device:
         cloud, supply = self.cloud.repository, self.power.supply
         images = ImageRepository(self.folder / "metadata", cloud.root, self.downloads.metadata)
         slots = (
-            "put_manifest", "reuse", "keep", "verify_stage", "install", "point", "remove", "clean",
+            "put_manifest", "put_proof", "reuse", "keep", "verify_stage", "install", "point",
+            "remove", "clean",
         )  # fmt: skip
         return UpdatePorts(
             journal=supply(self.journal, "save", "save_floors", "save_assignment"),

@@ -25,6 +25,7 @@ from shoal.agent.host.io.config import Controller, Device, Peers, Settings, Sour
 from shoal.agent.identity.io.enrol import key_pem, make_csr
 from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.record import Record, Slot, State
+from shoal.bundle import MANIFEST, sha256_of
 from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import AbsentError
 from shoal.profile import FURTHER
@@ -87,7 +88,8 @@ def put_in_service(folder: Path) -> Slot:
     manifest = put_release(folder / "models" / "parts" / "a")
     slot = Slot(
         slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
-        sha256="0" * 64, variant="fp32", model_sha256=manifest.variant("fp32").file.sha256,
+        sha256=sha256_of(folder / "models" / "parts" / "a" / MANIFEST), variant="fp32",
+        model_sha256=manifest.variant("fp32").file.sha256,
         counter=1, since_s=time.time(),
     )  # fmt: skip
     journal = SqliteJournal(folder / "journal.db")

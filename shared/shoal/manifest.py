@@ -27,8 +27,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[0-9]{1,15}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-#: Files of a slot that are not the release's: its manifest, and the agent's record.
-_OF_SLOTS = ("manifest.json", "slot.json")
+#: Files of a slot that are not the release's: its manifest, the agent's record, and the proof.
+_OF_SLOTS = ("manifest.json", "slot.json", "proof.json")
 #: Most files that a model keeps weights in beside its ONNX file.
 MOST_DATA = 8
 

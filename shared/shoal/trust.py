@@ -29,6 +29,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from shoal import proof as proofs
 from shoal.errors import (
     AbsentError,
     ExpiredError,
@@ -317,6 +318,38 @@ class ImageRepository:
             raise UntrustedError(f"{order.path} is not in the image repository")
         if (target.length, target.hashes.get("sha256")) != (order.length, order.sha256):
             raise UntrustedError(f"{order.path}: director and image repository disagree")
+
+    def proof(self, order: Order) -> bytes:
+        """The metadata that lists the order's manifest, to be kept beside it (shoal.proof).
+
+        b"" where the cache has lost it: the release is fetched again after a lost journal.
+        """
+        name = f"{order.role}-{order.model}.json"
+        with self._lock, contextlib.suppress(OSError, UntrustedError):
+            data = proofs.encode(
+                proofs.Proof(
+                    path=order.path,
+                    targets=(self._cache / "targets.json").read_bytes(),
+                    role=(self._cache / name).read_bytes(),
+                )
+            )
+            listed = proofs.verify(data, self._newest_root())
+            return data if listed.sha256 == order.sha256 else b""
+        return b""
+
+    def prove(self, proof: bytes) -> proofs.Listed:
+        """The manifest that a proof lists, by the newest root on the disk; UntrustedError."""
+        with self._lock:
+            return proofs.verify(proof, self._newest_root())
+
+    def _newest_root(self) -> Root:
+        """The root of enrolment, or one on the disk that a chain of signatures leads to."""
+        trusted = _root(self._root)
+        with contextlib.suppress(OSError, TrustError):
+            while True:
+                path = self._cache / "root_history" / f"{trusted.signed.version + 1}.root.json"
+                trusted = _root(follow_roots(trusted.to_bytes(), [path.read_bytes()]))
+        return trusted.signed
 
     @property
     def targets(self) -> Targets:

@@ -107,8 +107,10 @@ class DeviceReports:
     def online(self, device: str, profile: str, site: str, ring: str, release: str) -> None:
         now = self.ctx.clock()
         ids = {"device": device, "boot": self.boot, "seq": 0, "sent_s": now}
+        manifest = releases.manifest_of(self.ctx, release)[0] if release else None
         installed = wire.Installed(
-            model=MODEL, release=release, variant="int8-u8s8-pc", sha256="a3" * 32, slot="a",
+            model=MODEL, release=release, variant="int8-u8s8-pc", slot="a",
+            sha256=manifest.variant("int8-u8s8-pc").file.sha256 if manifest else "",
             role="release", since_s=now, timings_us={"int8-u8s8-pc": 38.0, "fp32": 51.0},
         )  # fmt: skip
         facts = {"arch": "aarch64", "cpu": "Cortex-A72", "ram_mb": 3906, "ort": "1.32.0"}

@@ -18,7 +18,6 @@ from shoal.agent.update.orders import (
     check_memory,
     check_runtime,
     in_range,
-    same_files,
 )
 from shoal.errors import BundleError, ModelError, ShoalError, StaleError
 from shoal.manifest import File, Manifest
@@ -150,15 +149,6 @@ def test_an_unsupported_board_is_the_first_reason() -> None:
             runtime=RUNTIME,
             floors=Floors(),
         )
-
-
-def test_the_files_of_a_release_are_the_same_under_every_signature() -> None:
-    cloud = Cloud()
-    one, again = (cloud.manifest(1, 1, MODEL, b"") for _ in range(2))
-    later = msgspec.structs.replace(again, created_s=1.0)
-    assert same_files(one, later, PROFILE)
-    assert not same_files(one, cloud.manifest(1, 1, MODEL, b"other weights"), PROFILE)
-    assert not same_files(one, cloud.manifest(2, 1, MODEL, b""), PROFILE)
 
 
 def test_a_stored_time_of_a_wrong_clock_is_clamped_to_the_latest_plausible_one() -> None:

@@ -18,7 +18,7 @@ from shoal.agent.installed.record import Record, Slot
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.update.acceptance import judge_probe
 from shoal.agent.update.machine import MAX_REDONE, Effect, Event, Note
-from shoal.agent.update.orders import ShortError, cause_of, check_fits, check_memory, same_files
+from shoal.agent.update.orders import ShortError, cause_of, check_fits, check_memory
 from shoal.agent.update.ports import UpdatePorts
 from shoal.errors import (
     AbsentError,
@@ -115,8 +115,10 @@ def _check(record: Record, context: EffectContext) -> EffectResult:
         return _expired(error, context.clock_fault)
     except ShoalError as error:
         return _refused(error)
-    if serving and _serves_already(manifest, serving, context):
-        adopted = msgspec.structs.replace(serving, path=order.path, sha256=order.sha256)
+    if serving and serving.sha256 == order.sha256:  # the same manifest, signed by another role
+        if proof := context.ports.images.proof(order):
+            context.ports.slots.put_proof(record.model, serving.slot, proof)
+        adopted = msgspec.structs.replace(serving, path=order.path)
         return EffectResult(Event.SAME, Note(serving=adopted), floors=floors)
     try:
         check_memory(manifest, context.profile, context.ports.headroom())
@@ -322,7 +324,7 @@ def _fetch_manifest(record: Record, context: EffectContext) -> Manifest:
     order = _order(record)
     data = context.ports.downloads.small(context.url(order.sha256), order.length, order.sha256)
     manifest = parse_manifest(data)
-    context.ports.slots.put_manifest(record.model, data)
+    context.ports.slots.put_manifest(record.model, data, context.ports.images.proof(order))
     return manifest
 
 
@@ -332,14 +334,6 @@ def _staged_manifest(record: Record, context: EffectContext) -> Manifest:
         return context.ports.slots.staged(record.model, _order(record).sha256)
     except BundleError:
         return _fetch_manifest(record, context)
-
-
-def _serves_already(manifest: Manifest, serving: Slot, context: EffectContext) -> bool:
-    try:
-        old = context.ports.slots.read_manifest(serving.model, serving.slot)
-        return same_files(manifest, old, context.profile.name)
-    except BundleError:
-        return False
 
 
 def _damaged(record: Record, error: BundleError) -> EffectResult:

@@ -169,6 +169,23 @@ def on_start(record: Record, now_s: float) -> tuple[Event, Note]:
     return risky[record.state], note
 
 
+def without_damaged(record: Record, slot: Slot) -> Record:
+    """The record once a slot's files differ from what was signed: the spare one serves instead.
+
+    The order that had installed it is forgotten, so that it is carried out again. While an update
+    is under way the record stays: the update replaces the slot.
+    """
+    if record.state not in RESTING:
+        return record
+    order = record.order
+    again = order is not None and order.sha256 == slot.sha256
+    if slot == record.spare:
+        return msgspec.structs.replace(record, spare=None)
+    return msgspec.structs.replace(
+        record, serving=record.spare, spare=None, order=None if again else order
+    )
+
+
 def decide(record: Record, order: Order | None) -> Event | None:
     """The event by which the record follows the desired `order` (None: no order for this model).
 

@@ -93,14 +93,6 @@ def in_range(version: str, wanted: str) -> bool:
     return all(_fits(_version(version), part.strip()) for part in wanted.split(",") if part.strip())
 
 
-def same_files(manifest: Manifest, serving: Manifest, profile: str) -> bool:
-    """Whether the serving release has the same files as the ordered one: only the role differs."""
-    if manifest.release != serving.release:
-        return False
-    new, old = manifest.files_for(profile), serving.files_for(profile)
-    return {f.sha256 for f in new} == {f.sha256 for f in old}
-
-
 def cause_of(error: ShoalError) -> str:
     """The cause, a slug, under which an error is reported.
 

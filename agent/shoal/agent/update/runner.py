@@ -17,7 +17,7 @@ from shoal.agent.host.clock import DeviceClock
 from shoal.agent.host.faults import Fault, disk_fault, ended
 from shoal.agent.host.jobs import Job, Submit, Worker
 from shoal.agent.installed.floors import Floors
-from shoal.agent.installed.record import Record, State
+from shoal.agent.installed.record import Record, Slot, State
 from shoal.agent.serving.served_model import ServedModel
 from shoal.agent.telemetry.reporter import Identity, Reporter
 from shoal.agent.update import effects, machine
@@ -25,7 +25,8 @@ from shoal.agent.update.acceptance import Watch, judge_all
 from shoal.agent.update.effects import EffectContext, EffectResult
 from shoal.agent.update.machine import Effect, Event, Note
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
-from shoal.errors import AbsentError, ShoalError, StorageError, TrustError, WireError
+from shoal.agent.update.recovery import recover
+from shoal.errors import AbsentError, BundleError, ShoalError, StorageError, TrustError, WireError
 from shoal.orders import Order
 from shoal.trust import director_signers, verify_orders
 
@@ -139,7 +140,7 @@ class Updates:
         self._attempts = {model: self._attempt(record) for model, record in records.items()}
         self._adopt_slots()
         for attempt in self._attempts.values():
-            self._serve_committed(attempt.record)
+            attempt.record = self._serve_committed(attempt.record)
         self._restore_assignment()
         for attempt in self._attempts.values():
             self._reporter.update(attempt.record)
@@ -164,23 +165,35 @@ class Updates:
         return Attempt(record, Worker(self._ports.spawn, self._callbacks.post))
 
     def _adopt_slots(self) -> None:
-        """Keep serving slots that the journal has lost, and raise their floors again."""
-        for slot in self._ports.slots.found():
-            if slot.model not in self._attempts:
-                self.floors = self.floors.raised(counters={slot.model: slot.counter})
-                record = Record(model=slot.model, serving=slot)
-                with contextlib.suppress(StorageError):  # it serves whatever the disk says
-                    self._ports.journal.save_floors(self.floors)
-                    self._ports.journal.save(record)
-                self._attempts[slot.model] = self._attempt(record)
+        """Keep serving slots that the journal has lost, and raise their floors again.
 
-    def _serve_committed(self, record: Record) -> None:
+        Only what signed metadata beside the slot proves; the rest is fetched again when the
+        controller orders it.
+        """
+        identity, ports = self._identity, self._ports
+        for found in ports.slots.found():
+            if found.model in self._attempts:
+                continue
+            slot, faults = recover(found, ports, identity.profile.name, identity.ring)
+            for detail in faults:
+                self._reporter.fault(Fault("slot-unproven", detail, "critical"))
+            if slot is None:
+                continue
+            self.floors = self.floors.raised(counters={slot.model: slot.counter})
+            record = Record(model=slot.model, serving=slot)
+            with contextlib.suppress(StorageError):  # it serves whatever the disk says
+                ports.journal.save_floors(self.floors)
+                ports.journal.save(record)
+            self._attempts[slot.model] = self._attempt(record)
+
+    def _serve_committed(self, record: Record) -> Record:
         """Load the committed slot, or the spare one; a trial is loaded by its effect.
 
-        A model that is being removed is not loaded again.
+        A model that is being removed is not loaded again. Returns the record without the slots
+        that are damaged; what is damaged is fetched again.
         """
         if record.state is State.REMOVING:
-            return
+            return record
         committed = record.trial if record.state is State.COMMITTING else record.serving
         for slot in (committed, record.spare):
             if slot is None:
@@ -191,9 +204,24 @@ class Updates:
             except ShoalError as error:
                 detail = f"{slot.release} in slot {slot.slot}: {error}"
                 self._reporter.fault(Fault("slot-damaged", detail, "critical"))
+                if isinstance(error, BundleError):
+                    record = self._drop_damaged(record, slot)
                 continue
             self._callbacks.serving(record.model).swap(engine, self._callbacks.health())
-            return
+            break
+        return record
+
+    def _drop_damaged(self, record: Record, slot: Slot) -> Record:
+        """Forget a damaged slot, and lead programs away from it; the record that remains."""
+        after = machine.without_damaged(record, slot)
+        try:
+            if after is not record:
+                self._ports.journal.save(after)
+                if slot == record.serving:
+                    self._ports.slots.point(record.model, after.serving)
+        except StorageError as error:
+            self._reporter.fault(disk_fault(str(error)))
+        return after
 
     def _restore_assignment(self) -> None:
         """Take the journal's assignment as the desired state, unless it has expired."""

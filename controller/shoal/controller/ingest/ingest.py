@@ -38,7 +38,7 @@ from shoal.controller.host.windows import WindowKey as Key
 from shoal.controller.ingest import device_errors
 from shoal.controller.ingest.device_errors import DeviceErrors
 from shoal.controller.monitoring.window_validation import WindowValidator
-from shoal.controller.rollouts import assignments, update_events
+from shoal.controller.rollouts import assignments, served_files, update_events
 from shoal.controller.store import changes, window_sums
 from shoal.controller.store.arrivals import Arrivals
 from shoal.controller.store.chunks import chunks
@@ -289,6 +289,7 @@ class _Batch:
             self.errors.on_find(name, f"inventory: {fault}; shorten them in its agent.toml")
         if changed_devices.differs(self.inventories[name], self.columns[name]):
             self.changed[name] = changed_devices.CHANGED
+        served_files.check(self.db, self.ctx, name, self.devices[name].site, installed)
         assignments.raise_floor(self.db, self.ctx, name, int(floor))
 
     def _ring(self, message: Inventory) -> str:

@@ -1,6 +1,7 @@
 """The two slots of each model on disk (A/B), and the stage for downloads.
 
-    models/<model>/a/ b/      the files of a release each; one serves
+    models/<model>/a/ b/      the files of a release each, with its manifest and the proof that it
+                              was signed (shoal.proof); one serves
     models/<model>/current    link to the serving slot, for users and other programs
     models/<model>/stage/     files being downloaded: <sha256>.part, then the file's name
 
@@ -22,7 +23,9 @@ from shoal.errors import BundleError
 from shoal.manifest import File, Manifest, check_model, is_model
 from shoal.manifest import parse as parse_manifest
 
-_LINK, _SLOT = "current", "slot.json"
+_LINK, _SLOT, _PROOF = "current", "slot.json", "proof.json"
+#: Bytes of a proof at most.
+PROOF_LIMIT = 4 << 20
 _HINT = "free disk space, or check the disk"
 #: Endings of partial downloads, named by the file's hash (io/download.py).
 _PARTS = (".part", ".delta", ".whole")
@@ -42,8 +45,11 @@ class DiskSlots:
     def read_manifest(self, model: str, slot: str) -> Manifest:
         return bundle.read_manifest(self.path(model, slot))
 
-    def put_manifest(self, model: str, data: bytes) -> None:
-        """Start a stage with a verified manifest; keep its present files, delete all others."""
+    def put_manifest(self, model: str, data: bytes, proof: bytes = b"") -> None:
+        """Start a stage with a verified manifest and the proof that it was signed.
+
+        Files of it that are present are kept, all others are deleted.
+        """
         stage = self.path(model, "stage")
         files = {file.name: file for file in parse_manifest(data).files()}
         parts = {file.sha256 + end for file in files.values() for end in _PARTS}
@@ -53,7 +59,28 @@ class DiskSlots:
                 file = files.get(path.name)
                 if path.name not in parts and not (file and bundle.is_valid(path, file)):
                     path.unlink()  # of a superseded order
+            if proof:
+                write_durable(stage / _PROOF, proof)
             write_durable(stage / bundle.MANIFEST, data)
+
+    def put_proof(self, model: str, slot: str, proof: bytes) -> None:
+        """Replace the proof of a slot: another role has signed the same release."""
+        path = self.path(model, slot) / _PROOF
+        with translated(path, _HINT):
+            write_durable(path, proof)
+
+    def proof(self, model: str, slot: str) -> bytes:
+        """The proof beside a slot's files; b"" where there is none that can be read."""
+        path = self.path(model, slot) / _PROOF
+        with contextlib.suppress(OSError):
+            return path.read_bytes() if path.stat().st_size <= PROOF_LIMIT else b""
+        return b""
+
+    def proven(self, model: str, slot: str, sha256: str, length: int) -> Manifest:
+        """The manifest of a slot, held against its signed hash and length; BundleError."""
+        path = self.path(model, slot) / bundle.MANIFEST
+        bundle.verify_file(path, File(name=bundle.MANIFEST, size=length, sha256=sha256))
+        return bundle.read_manifest(path.parent)
 
     def staged(self, model: str, sha256: str) -> Manifest:
         """The stage's manifest; BundleError unless its hash is `sha256`."""
@@ -99,7 +126,8 @@ class DiskSlots:
             return
         if not stage.is_dir() or self._verified.pop(model, None) != _fingerprint(stage):
             self.verify_stage(model, sha256, profile)
-        names = {f.name for f in self.staged(model, sha256).files_for(profile)} | {bundle.MANIFEST}
+        names = {f.name for f in self.staged(model, sha256).files_for(profile)}
+        names |= {bundle.MANIFEST, _PROOF}
         with translated(target, _HINT):
             for file in [path for path in stage.iterdir() if path.name not in names]:
                 file.unlink()  # of a superseded order
@@ -112,8 +140,12 @@ class DiskSlots:
             sync(target.parent)
 
     def verify(self, slot: Slot, profile: str) -> None:
-        """BundleError unless every file of the slot matches its record in the journal."""
-        manifest = bundle.verify(self.path(slot.model, slot.slot), profile)
+        """BundleError unless the manifest has the hash that was signed, by the slot's record, and
+        every file the hash in the manifest."""
+        folder = self.path(slot.model, slot.slot)
+        if _hash(folder / bundle.MANIFEST) != slot.sha256:
+            raise BundleError(f"{folder / bundle.MANIFEST} is not the manifest that was signed")
+        manifest = bundle.verify(folder, profile)
         variant = manifest.variant(slot.variant)
         if manifest.release != slot.release or variant.file.sha256 != slot.model_sha256:
             raise BundleError(f"slot {slot.slot} of {slot.model} does not hold {slot.release}")
@@ -134,15 +166,19 @@ class DiskSlots:
             sync(link.parent)
 
     def found(self) -> list[Slot]:
-        """The slots that the links point at, to recover from a lost journal."""
-        paths = sorted(self._folder.glob(f"*/{_LINK}/{_SLOT}"))
-        found = []
-        for path in paths:
-            try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=Slot))
-            except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-                continue
-        return [slot for slot in found if slot.slot == self.pointed(slot.model)]
+        """The slots that the links point at, by their own records, which nobody has signed."""
+        found = [(model, self.record(model, self.pointed(model))) for model in self._models()]
+        return [slot for _, slot in found if slot is not None]
+
+    def record(self, model: str, slot: str) -> Slot | None:
+        """The record in a slot that serves or served; None where there is none of this slot."""
+        if slot not in ("a", "b"):
+            return None
+        try:
+            found = msgspec.json.decode((self.path(model, slot) / _SLOT).read_bytes(), type=Slot)
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        return found if (found.model, found.slot) == (model, slot) else None
 
     def pointed(self, model: str) -> str:
         """The slot that the link points at, "" for none."""
@@ -246,6 +282,13 @@ class DiskSlots:
         except BundleError:
             return False
         return bundle.sha256_of(folder / bundle.MANIFEST) == sha256
+
+
+def _hash(path: Path) -> str:
+    try:
+        return bundle.sha256_of(path)
+    except OSError:
+        return ""
 
 
 def _size(path: Path) -> int:
