@@ -29,6 +29,7 @@ from shoal.bundle import MANIFEST, sha256_of
 from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import AbsentError
 from shoal.profile import FURTHER
+from shoal.trust import ImageRepository
 
 #: Longest start, s; a soak test shares the machine with other load.
 PATIENCE_S = 600.0 if os.environ.get("SHOAL_SOAK") else 60.0
@@ -83,12 +84,19 @@ def enrol(
     return Enrolled(folder, pki, repository)
 
 
-def put_in_service(folder: Path) -> Slot:
-    """Install a release in slot a, as after an update."""
-    manifest = put_release(folder / "models" / "parts" / "a")
+def put_in_service(folder: Path, repository: Repository | None = None) -> Slot:
+    """Install a release in slot a, as after an update; with the proof that `repository` signed."""
+    files = folder / "models" / "parts" / "a"
+    manifest = put_release(files)
+    if repository is not None:
+        order = repository.add("release", "parts", 1, (files / MANIFEST).read_bytes())
+        images = ImageRepository(folder / "metadata", repository.root, repository.fetch)
+        images.refresh(time.time())
+        images.check(order)
+        (files / "proof.json").write_bytes(images.proof(order))
     slot = Slot(
         slot="a", model="parts", release=manifest.release, path="release/parts/1/manifest.json",
-        sha256=sha256_of(folder / "models" / "parts" / "a" / MANIFEST), variant="fp32",
+        sha256=sha256_of(files / MANIFEST), variant="fp32",
         model_sha256=manifest.variant("fp32").file.sha256,
         counter=1, since_s=time.time(),
     )  # fmt: skip

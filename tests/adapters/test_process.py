@@ -31,9 +31,9 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """What enrolment and one update would have left; the addresses lead nowhere."""
-    folder = enrol(tmp_path).folder
-    put_in_service(folder)
-    return folder
+    enrolled = enrol(tmp_path)
+    put_in_service(enrolled.folder, enrolled.repository)
+    return enrolled.folder
 
 
 @pytest.fixture
