@@ -59,6 +59,7 @@ EDITS: dict[str, Edit] = {
     "labels in the other order": lambda d, s: edit_manifest(d, s, labels=["odd", "bad", "good"]),
     "another threshold": lambda d, s: edit_manifest(d, s, threshold=0.999),
     "a manifest that is none": lambda d, s: (s / bundle.MANIFEST).write_bytes(b"{"),
+    "a bad sector in the model": lambda d, s: (s / "int8-u8s8-pc.onnx").write_bytes(b"\x00" * 99),
     "no manifest": lambda d, s: (s / bundle.MANIFEST).unlink(),
     "an unsigned model with a manifest that agrees": put_model,
     "an unsigned model with a proof of the thief's own": forge_proof,

@@ -476,18 +476,6 @@ def test_a_lost_journal_costs_neither_service_nor_the_counter_floor(
     assert "journal-lost" in [f.cause for f in device.faults()]
 
 
-def test_a_damaged_slot_makes_way_for_the_one_before(device: Device, cloud: Cloud) -> None:
-    device.assign(cloud.release(2))
-    device.run()
-    slot = device.slots.path(MODEL, device.record.serving.slot)
-    (slot / "int8-u8s8-pc.onnx").write_bytes(b"bad sector")
-    device.restart()
-    assert device.serves() == "lot-codes@1"
-    device.run()
-    assert "slot-damaged" in [f.cause for f in device.faults()]
-    assert device.serves() == "lot-codes@2", "it was fetched again"
-
-
 def test_a_clock_at_1970_is_lifted_by_what_the_director_signed(tmp_path: Path) -> None:
     device = Device(tmp_path, Cloud())
     device.clock.now = 0.0
