@@ -354,7 +354,9 @@ def online(process, before, device="cam-1"):
 
 
 def standing(fleet):
-    return {a.key: a for a in fleet.rows_of(tables.alert) if a.state == alerts.OPEN}
+    """Open alerts of two agents under one name."""
+    found = fleet.rows_of(tables.alert)
+    return {a.key: a for a in found if a.state == alerts.OPEN and a.key.startswith("copies/")}
 
 
 CONNECTIONS = [
