@@ -20,7 +20,7 @@ from shoal.controller.store.chunks import chunks
 
 _log = logging.getLogger(__name__)
 #: Members looked at in one transaction, which holds the write lock.
-BATCH = 100
+BATCH = 50
 #: Members whose text an alert may show; all are counted.
 SHOWN = 20
 _AGAIN_S = 3_600.0

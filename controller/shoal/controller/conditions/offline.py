@@ -5,10 +5,10 @@ looked at where it was last heard. What is learnt from (conditions.rhythm) are i
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from shoal.controller.alerts import members
@@ -24,10 +24,18 @@ from shoal.controller.store.tables import device
 _log = logging.getLogger(__name__)
 KIND = "offline"
 #: Devices looked at in one transaction, which holds the write lock.
-BATCH = 100
+BATCH = 25
 _AGAIN_S = 3_600.0
 #: Rows of a site that a new device's rhythm is chosen from.
 _PEERS = 5
+
+
+#: One statement for all rows of a batch.
+_UPDATE = (
+    update(device_rhythm)
+    .where(device_rhythm.c.device == bindparam("name"))
+    .values(state=bindparam("state"), due_at=bindparam("due_at"))
+)
 
 
 def limits(ctx: Context, devices: int) -> Limits:
@@ -47,14 +55,16 @@ def spoke(
 ) -> set[str]:
     """Learn from devices that spoke at `now`; keys of alerts to refresh.
 
+    When they may be overdue is computed at the first look, which is off the path of messages.
+
     heard   device -> when it was heard before (0: never), and its site
     """
     noted = noted_s(ctx)
     gaps = {n: one for n, one in heard.items() if one[0] == 0 or now - one[0] >= noted}
     if not gaps:
         return set()
-    count, began = _enrolled(db), uptime.since(db)
-    bounds = limits(ctx, count)
+    began = uptime.since(db) if uptime.is_current(db, now) else now  # back, and not noted yet
+    look_at = now + ctx.settings.fleet.offline_s
     states: dict[str, bytes] = {}
     for names in chunks(list(gaps)):
         query = select(device_rhythm).where(device_rhythm.c.device.in_(names))
@@ -62,7 +72,7 @@ def spoke(
     rows = []
     for name, (last, site) in gaps.items():
         rhythm = _learn(db, name, site, last, now, states.get(name), began, noted)
-        rows.append({"device": name, "state": rhythm.encode(), "due_at": rhythm.due(now, bounds)})
+        rows.append({"device": name, "state": rhythm.encode(), "due_at": look_at})
     upsert = insert(device_rhythm)
     new = {name: upsert.excluded[name] for name in ("state", "due_at")}
     db.execute(upsert.on_conflict_do_update(index_elements=["device"], set_=new), rows)
@@ -89,13 +99,20 @@ def step(ctx: Context) -> int:
         query = select(*columns).select_from(joined).where(device_rhythm.c.device.in_(names))
         bounds, began = limits(ctx, _enrolled(db)), uptime.since(db)
         signs: list[Sign] = []
+        after: list[dict[str, Any]] = []
         for row in db.execute(query).all():
+            if row.enrolment != "enrolled":
+                forget(db, row.device)
+                continue
+            state, due_at = row.state, now + _AGAIN_S
             try:
-                with db.begin_nested():
-                    signs += _look(db, row, now, began, bounds)
+                state, due_at, found = _look(row, now, began, bounds)
+                signs += found
             except Exception:  # noqa: BLE001 - one bad row must not stop the others
                 _log.exception("rhythm of %s: looked at again in an hour", row.device)
-                _set(db, row.device, due_at=now + _AGAIN_S)
+            after.append({"name": row.device, "state": state, "due_at": due_at})
+        if after:
+            db.execute(_UPDATE, after)
         known = members.of_devices(db, [sign.device for sign in signs])
         members.refresh(db, ctx, members.show(db, ctx, signs, known), draft)
     return len(names)
@@ -140,26 +157,18 @@ def _inherit(db: Connection, name: str, site: str, now: float) -> Rhythm:
     return best.inherited(now) if best is not None else Rhythm.new(now)
 
 
-def _look(db: Connection, row: Any, now: float, began: float, bounds: Limits) -> Iterable[Sign]:
-    """A sign if the device is overdue; else it is looked at again when it may be."""
-    if row.name is None or row.enrolment != "enrolled":
-        forget(db, row.device)
-        return ()
+def _look(
+    row: Any, now: float, began: float, bounds: Limits
+) -> tuple[bytes, float, Sequence[Sign]]:
+    """State, when it is looked at next (0: when it has spoken), and a sign if it is overdue."""
     rhythm = Rhythm.decode(row.state, row.seen_at)
-    last = max(row.seen_at, began)
-    due = rhythm.due(last, bounds)
+    due = rhythm.due(max(row.seen_at, began), bounds)
     if due > now:
         rhythm.spoke(row.seen_at)
-        _set(db, row.device, state=rhythm.encode(), due_at=due)
-        return ()
-    _set(db, row.device, due_at=0.0)
+        return rhythm.encode(), due, ()
     usual = duration(rhythm.bound_s(bounds))
     detail = f"silent for {duration(now - row.seen_at)}, usually at most {usual} of its hours"
-    return (Sign(row.device, row.site, KIND, detail=detail),)
-
-
-def _set(db: Connection, name: str, **values: Any) -> None:
-    db.execute(update(device_rhythm).where(device_rhythm.c.device == name).values(**values))
+    return row.state, 0.0, (Sign(row.device, row.site, KIND, detail=detail),)
 
 
 def _enrolled(db: Connection) -> int:
