@@ -45,12 +45,14 @@ from shoal.controller.host.context import Context
 from shoal.controller.host.settings import Drift, Settings
 from shoal.controller.host.settings import Fleet as Telemetry
 from shoal.controller.host.windows import StoredWindow
+from shoal.controller.monitoring import drift_history
 from shoal.controller.releases import download_urls, models, releases
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.rollouts import device_rows, rollouts
 from shoal.controller.rollouts.records import Rollout, RolloutPlan, Selector, StagePlan
 from shoal.controller.store import rollout_tables, tables, used_versions
+from shoal.controller.store.drift_tables import drift_point
 from shoal.errors import AbsentError
 from shoal.manifest import Feature, Manifest, Variant
 from shoal.profile import load_profiles
@@ -176,7 +178,7 @@ class Fleet:
             folder=controller,
             settings=Settings(
                 fleet=Telemetry(window_s=window_s, jitter_s=0.0, offline_s=300.0),
-                drift=Drift(baseline_windows=baseline_windows),
+                drift=Drift(baseline_windows=baseline_windows, cycle="none"),
             ),
             store=new_store(controller),
             blobs=Blobs(controller / "blobs"),
@@ -374,6 +376,14 @@ class Fleet:
     def windows(self, device: str = "") -> list[StoredWindow]:
         """Stored windows of a device, or of all, in order of arrival."""
         return self.ctx.store.windows.of(device=device, limit=1_000_000)
+
+    def watched(self) -> set[tuple[str, str]]:
+        """Devices and sites whose drift may alarm: they have seen their first windows."""
+        return {
+            (row.scope, row.subject)
+            for row in self.rows_of(drift_point)
+            if row.windows > drift_history.needed_windows(self.ctx, row.scope)
+        }
 
     def rows_of(self, table: Any) -> list[Any]:
         """Everything in a table."""

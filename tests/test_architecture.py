@@ -159,8 +159,8 @@ def test_every_pure_module_of_the_controller_is_listed_as_pure() -> None:
 
 def test_a_pure_module_that_is_not_listed_is_found() -> None:
     listed = pure_contract()["source_modules"]
-    assert not_listed(set(listed) - {"shoal.controller.monitoring.drift"}) == [
-        "shoal.controller.monitoring.drift"
+    assert not_listed(set(listed) - {"shoal.controller.monitoring.bets"}) == [
+        "shoal.controller.monitoring.bets"
     ]
 
 

@@ -42,7 +42,8 @@ def _init(context: Context) -> dict[str, Any]:
     output = context.processes.output(
         "init", "shoal.controller", "init", "--folder", str(context.controller_folder),
         "--port", str(port), "--artifacts-port", str(artifacts), "--mqtt-port", str(mqtt),
-        "--window-s", str(WINDOW_S), "--baseline-windows", str(BASELINE_WINDOWS), "--json",
+        "--window-s", str(WINDOW_S), "--baseline-windows", str(BASELINE_WINDOWS),
+        "--cycle", "none", "--json",
     )  # fmt: skip
     first: dict[str, Any] = msgspec.json.decode(output)
     settings = context.controller_folder / "controller.toml"

@@ -50,7 +50,7 @@ def run(*, quick: bool) -> Found:
         with tempfile.TemporaryDirectory() as folder:
             made = Windows(release, fleet)
             ctx = _make(Path(folder), made)
-            drift_monitor.evaluate_all(ctx, drift_monitor.DriftCache())
+            drift_monitor.evaluate_all(ctx, drift_monitor.DriftMemory(512))
             rows += _end_to_end(ctx, Path(folder), made, windows, repetitions)
         with tempfile.TemporaryDirectory() as folder:
             made = Windows(release, fleet)

@@ -39,7 +39,9 @@ class Console(NamedTuple):
 
 def make(folder: Path, past: bool) -> Console:
     port = free_port()
-    wishes = InitOptions(port=port, artifacts=free_port(), mqtt=free_port(), baseline_windows=24)
+    wishes = InitOptions(
+        port=port, artifacts=free_port(), mqtt=free_port(), baseline_windows=24, cycle="none"
+    )
     make_folder(folder, wishes, time.time())
     ctx = open_context(folder)._replace(clock=SeedClock(time.time()), random=random.Random(7))
     users.add_user(ctx, actor="test", name="admin", role="admin", password=PASSWORD)

@@ -38,6 +38,7 @@ class Deployment:
             "controller", "init", "--folder", str(folder / "controller"), "--json",
             "--port", str(free_port()), "--artifacts-port", str(free_port()),
             "--mqtt-port", str(free_port()), "--window-s", "2", "--baseline-windows", "8",
+            "--cycle", "none",
         )  # fmt: skip
         told = json.loads(made)
         self.url, self.password = told["url"], told["admin_password"]

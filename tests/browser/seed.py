@@ -361,9 +361,9 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     for w, reports in enumerate(windows_of(sender, one, references, seen, start)):
         sender.ingest(reports)
         if w % EVALUATE_EVERY == 0:
-            drift_monitor.evaluate(ctx)
+            drift_monitor.evaluate_all(ctx)
     clock.now = now
-    drift_monitor.evaluate(ctx)
+    drift_monitor.evaluate_all(ctx)
 
     clock.now = now - 900
     add_release(ctx, references, 2, "refused")

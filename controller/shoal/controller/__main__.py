@@ -78,6 +78,12 @@ def main() -> None:
 @click.option(
     "--baseline-windows", type=int, help="Windows of a device's own baseline.  [default: 96]"
 )
+@click.option(
+    "--cycle",
+    type=click.Choice(["day", "none"]),
+    default="day",
+    help="none: no process has a daily cycle, and drift is found on the first day too.",
+)
 @click.option("--broker", default="", help="mqtts://HOST:PORT of a broker of your own.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def init(folder: Path, as_json: bool, **options: Any) -> None:

@@ -65,10 +65,10 @@ def build_engine(
 def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
     """Jobs of every domain, in the order in which they run."""
     drift_s = min(5.0, max(0.25, ctx.settings.fleet.window_s / 8))
-    drift_cache = drift_monitor.DriftCache()
+    drift_memory = drift_monitor.DriftMemory(ctx.settings.drift.memory_mb)
 
     def evaluate_drift() -> None:
-        drift_monitor.evaluate_all(ctx, drift_cache)
+        drift_monitor.evaluate_all(ctx, drift_memory)
 
     return [
         Periodic("rollouts", 0.25, lambda: stepper.step_all(ctx), on_message=True),

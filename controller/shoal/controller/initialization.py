@@ -7,7 +7,7 @@ import ipaddress
 import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,7 @@ class InitOptions(NamedTuple):
     broker: str = ""
     window_s: float | None = None
     baseline_windows: int | None = None
+    cycle: str = ""
 
 
 def make_folder(folder: Path, options: InitOptions, now: float) -> Settings:
@@ -97,8 +98,12 @@ clock_skew_s = {fleet.clock_skew_s}  # a device's clock that is off by more rais
 [drift]
 false_alarms_per_day = {drift.false_alarms_per_day}  # for the whole fleet
 baseline_windows = {drift.baseline_windows}       # a device's own first windows of a release
-tolerance = {drift.tolerance}
-scales = {_toml(drift.scales)}
+tolerance = {drift.tolerance}             # smallest shift that matters, in standard deviations
+cycle = {_toml(drift.cycle)}                # "none" if no process has a daily cycle
+timezone = {_toml(drift.timezone)}             # of the sites
+timezones = {_table(drift.timezones)}              # of other sites: {{ osaka = "Asia/Tokyo" }}
+rest_days = {_toml(drift.rest_days)}           # days of the week unlike others, Monday is 0
+memory_mb = {drift.memory_mb}              # for the devices' states of the drift decision
 
 [alerts]
 offline_per_day = {alerts.offline_per_day}    # false offline alerts that the whole fleet may raise
@@ -153,7 +158,8 @@ def _settings(options: InitOptions) -> Settings:
         raise SettingError(f"baseline of {baseline} windows", "choose at least 2")
     jitter_s = min(default_fleet.jitter_s, window_s / 10)
     fleet = Fleet(window_s=window_s, jitter_s=jitter_s)
-    return Settings(network=network, fleet=fleet, drift=Drift(baseline_windows=baseline))
+    drift = Drift(baseline_windows=baseline, cycle="none" if options.cycle == "none" else "day")
+    return Settings(network=network, fleet=fleet, drift=drift)
 
 
 def _port(option: int | None, default: int) -> int:
@@ -214,10 +220,10 @@ def _is_loopback(name: str) -> bool:
         return name == "localhost"
 
 
-def _table(values: dict[str, float]) -> str:
-    return (
-        "{ " + ", ".join(f"{json.dumps(name)} = {value}" for name, value in values.items()) + " }"
-    )
+def _table(values: Mapping[str, float] | Mapping[str, str]) -> str:
+    """TOML's inline table."""
+    pairs = (f"{json.dumps(name)} = {json.dumps(value)}" for name, value in values.items())
+    return "{ " + ", ".join(pairs) + " }"
 
 
 def _toml(value: str | list[str] | list[int]) -> str:

@@ -12,7 +12,7 @@ from shoal.controller.alerts import alerts
 from shoal.controller.fleet import clock_skew, devices
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
-from shoal.controller.store import rollout_tables, tables
+from shoal.controller.store import drift_tables, rollout_tables, tables
 
 pytestmark = pytest.mark.scenario
 
@@ -159,7 +159,7 @@ def test_one_clock_ahead_closes_no_bucket_of_its_site_early(fleet):
     fleet.run(250)
     with fleet.ctx.store.read() as db:
         points = db.execute(
-            select(tables.drift_point.c.at).where(tables.drift_point.c.scope == "site")
+            select(drift_tables.drift_point.c.at).where(drift_tables.drift_point.c.scope == "site")
         ).all()
     assert points, "the site has a baseline of its own"
     assert max(point.at for point in points) <= fleet.clock()

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import delete, insert, update
 
 from fakes import memory_folder
 from fleet import MODEL, Fleet
@@ -10,14 +10,21 @@ from shoal.controller.alerts import actions, alerts
 from shoal.controller.data import datasets
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.fleet import ledger
-from shoal.controller.monitoring import drift_history, performance, triggers
+from shoal.controller.monitoring import (
+    drift_history,
+    drift_monitor,
+    drift_states,
+    performance,
+    triggers,
+)
 from shoal.controller.operations import operations
 from shoal.controller.releases import models
-from shoal.controller.store import tables
+from shoal.controller.store import drift_tables, tables
 from shoal.errors import AbsentError, ConflictError
 from shoal.wire import Health
 
 pytestmark = pytest.mark.scenario
+POSITION = "monitoring.position"
 SITES = {"cam-1": "north", "cam-2": "north", "cam-3": "south", "cam-4": "south"}
 
 
@@ -36,7 +43,7 @@ def fleet():
 
 def baseline(fleet):
     """Let everybody, device and site, have a baseline."""
-    fleet.run(300, lambda: len(fleet.rows_of(tables.baseline)) == 6)
+    fleet.run(300, lambda: len(fleet.watched()) == 6)
 
 
 def foul(fleet, site, contrast=0.8):
@@ -52,13 +59,13 @@ def drifted(fleet):
 def test_nothing_is_found_where_nothing_changes(fleet):
     baseline(fleet)
     fleet.run(300)
-    points = fleet.rows_of(tables.drift_point)
+    points = fleet.rows_of(drift_tables.drift_point)
     assert {(p.scope, p.subject) for p in points} == {
         ("device", "cam-1"), ("device", "cam-2"), ("device", "cam-3"), ("device", "cam-4"),
         ("site", "north"), ("site", "south"),
     }  # fmt: skip
     assert len(points) > 150
-    assert fleet.rows_of(tables.finding) == []
+    assert fleet.rows_of(drift_tables.finding) == []
 
 
 def test_drift_is_found_at_one_site_and_only_there(fleet):
@@ -120,8 +127,9 @@ def test_a_new_release_begins_a_new_baseline_and_the_update_is_no_drift(fleet):
     new = fleet.roll_out(fleet.release(weights=(-1, 0.5, 2)))
     fleet.run(60, lambda: fleet.rollout(new.id).state == "FINISHED")
     fleet.run(300)
-    assert fleet.rows_of(tables.finding) == []
-    releases = {row.release for row in fleet.rows_of(tables.baseline) if row.scope == "site"}
+    assert fleet.rows_of(drift_tables.finding) == []
+    states = fleet.rows_of(drift_tables.drift_state)
+    releases = {row.release for row in states if row.scope == "site"}
     assert releases == {f"{MODEL}@1", f"{MODEL}@2"}
 
 
@@ -131,7 +139,7 @@ def test_throttled_windows_are_kept_and_raise_no_alarm(fleet):
     fleet.run(10)  # the window that is open was not throttled
     fleet.stations["cam-3"].shift += 3
     fleet.run(120)
-    assert fleet.rows_of(tables.finding) == []
+    assert fleet.rows_of(drift_tables.finding) == []
     windows = fleet.windows("cam-3")
     assert sum(w.health["throttled"] for w in windows) >= 12
 
@@ -157,13 +165,13 @@ def test_one_camera_that_stops_sending_is_no_drift_of_its_site(fleet):
     fleet.stations["cam-4"].crash()
     fleet.run(300)
     assert [f for f in drift_history.list_findings(fleet.ctx) if f.scope == "site"] == []
-    at = max(p.at for p in fleet.rows_of(tables.drift_point) if p.subject == "south")
+    at = max(p.at for p in fleet.rows_of(drift_tables.drift_point) if p.subject == "south")
     assert at > fleet.clock() - 60
 
 
 def test_the_heatmap_and_the_histograms_agree(fleet):
     fleet.run(60)
-    early = drift_history.drift_map(fleet.ctx, MODEL, "site", "south")
+    early = drift_history.drift_map(fleet.ctx, MODEL, "device", "cam-3")
     assert not early.ready
     assert 0 < early.baseline_windows < early.baseline_needed == 12
     baseline(fleet)
@@ -175,7 +183,7 @@ def test_the_heatmap_and_the_histograms_agree(fleet):
     ]
     shown = drift_history.drift_map(fleet.ctx, MODEL, "site", "south")
     assert shown.ready
-    assert shown.features == ["contrast", "blur", "edge", "score", "prediction"]
+    assert shown.features == ["contrast", "blur", "edge", "score", "prediction", "(rows)"]
     hot = {cell.feature for cell in shown.cells if cell.alarmed}
     assert "contrast" in hot
     assert "blur" not in hot
@@ -238,13 +246,69 @@ def test_monitoring_resumes_where_it_stopped_and_tests_nothing_twice(fleet):
     baseline(fleet)
     foul(fleet, "south")
     fleet.run(120, drifted(fleet))
-    points = len(fleet.rows_of(tables.drift_point))
+    points = len(fleet.rows_of(drift_tables.drift_point))
     with fleet.ctx.store.write() as db:
         db.execute(update(tables.setting).values(value=0.0))
     fleet.run(1)
-    found = fleet.rows_of(tables.finding)
+    found = fleet.rows_of(drift_tables.finding)
     assert len(found) == len({(f.scope, f.subject, f.feature, f.at) for f in found})
-    assert len(fleet.rows_of(tables.drift_point)) >= points
+    assert len(fleet.rows_of(drift_tables.drift_point)) >= points
+
+
+def test_lost_states_are_made_again_from_the_windows_since_and_nothing_counts_twice(
+    fleet,
+):
+    fleet.engine.jobs = [job for job in fleet.engine.jobs if job.name != "drift"]
+    fleet.run(200)
+    foul(fleet, "south", contrast=1.5)
+    fleet.run(100)
+
+    def outcome(crashes):
+        """Findings and states of the devices once every window was applied."""
+        for table in (
+            drift_tables.drift_state, drift_tables.drift_point, drift_tables.finding,
+            tables.alert,
+        ):  # fmt: skip
+            with fleet.ctx.store.write() as db:
+                db.execute(delete(table))
+        with fleet.ctx.store.write() as db:
+            db.execute(delete(tables.setting).where(tables.setting.c.name == POSITION))
+        memory, more = drift_monitor.DriftMemory(64), True
+        while more:
+            more = drift_monitor.evaluate(fleet.ctx, memory)
+            if crashes:
+                memory = drift_monitor.DriftMemory(64)
+        drift_monitor.save(fleet.ctx, memory)
+        found = drift_history.list_findings(fleet.ctx)
+        states = fleet.rows_of(drift_tables.drift_state)
+        alerted = sum(one.findings for one in alerts.list_alerts(fleet.ctx))
+        assert alerted == len(found)
+        return (
+            {(f.subject, f.feature, f.at) for f in found if f.scope == "device"},
+            {one.subject for one in states if one.scope == "device"},
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drift_monitor, "BATCH", 40)
+        once, again = outcome(crashes=False), outcome(crashes=True)
+    assert once == again
+    assert {subject for subject, _, _ in once[0]} == {"cam-3", "cam-4"}
+
+
+def test_windows_are_applied_while_few_states_fit_in_memory(fleet):
+    fleet.run(200)
+    memory = drift_monitor.DriftMemory(64)
+    memory.states = drift_states.DriftStates(limit=1)
+    with fleet.ctx.store.write() as db:
+        db.execute(delete(drift_tables.drift_point))
+        db.execute(delete(drift_tables.drift_state))
+        db.execute(delete(tables.setting).where(tables.setting.c.name == POSITION))
+    drift_monitor.evaluate_all(fleet.ctx, memory)
+    drift_monitor.save(fleet.ctx, memory)
+    assert len(memory.states) == 1
+    windows = [w for w in fleet.windows("cam-3") if drift_monitor.usable(w)]
+    points = [p for p in fleet.rows_of(drift_tables.drift_point) if p.subject == "cam-3"]
+    assert max(p.windows for p in points) == len(points) == len(windows)
 
 
 def add_dataset(fleet, version, label="good"):

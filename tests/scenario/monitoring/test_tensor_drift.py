@@ -14,7 +14,7 @@ from shoal import topics, wire
 from shoal.agent.serving.served_model import ServedModel
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import drift_history, drift_monitor
-from shoal.controller.store import tables
+from shoal.controller.store import drift_tables, tables
 from shoal.controller.training.io import reference_sketches
 from shoal.controller.training.tensor_references import Sketching, sketching_of
 from shoal.signature import Signature
@@ -70,8 +70,8 @@ def test_a_camera_that_goes_dark_is_found_by_the_sketches_of_its_device(tmp_path
         "any", clock=fleet.clock, timer=fleet.clock, lock=contextlib.nullcontext()
     )
     serving.swap(engine, Health())
-    cache = drift_monitor.DriftCache()
-    for seq in range(1, 19):
+    cache = drift_monitor.DriftMemory(64)
+    for seq in range(1, 25):
         for _ in range(60):
             serving.infer_tensors({"picture": picture(0.4 if seq > 16 else 1.0)})
         window = serving.collect(Health())
@@ -84,7 +84,7 @@ def test_a_camera_that_goes_dark_is_found_by_the_sketches_of_its_device(tmp_path
         assert [ack.seqs for ack in acks["cam"]] == [[seq]]
         drift_monitor.evaluate_all(fleet.ctx, cache)
         if seq == 16:
-            assert fleet.rows_of(tables.finding) == []
+            assert fleet.rows_of(drift_tables.finding) == []
     found = {one.feature for one in drift_history.list_findings(fleet.ctx)}
     assert "picture.brightness" in found
     map_ = drift_history.drift_map(fleet.ctx, tensor_releases.MODEL, "device", "cam")

@@ -14,7 +14,7 @@ from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import drift_history, drift_monitor, performance, window_validation
 from shoal.controller.rollouts import assignments, rollouts, stepper
 from shoal.controller.rollouts.records import RolloutPlan, StagePlan
-from shoal.controller.store import tables
+from shoal.controller.store import drift_tables, tables
 
 MODEL = tensor_releases.MODEL
 READS = {"new": [1, 2], "old": None, "odd": 7, "first": [1]}
@@ -76,7 +76,7 @@ def report(fleet: Fleet, ref: str, seq: int) -> tuple[str, bytes]:
 
 def test_its_windows_count_in_performance_and_are_not_tested_for_drift(fleet: Fleet) -> None:
     ref = tensor_releases.released(fleet.ctx)
-    cache = drift_monitor.DriftCache()
+    cache = drift_monitor.DriftMemory(64)
     for seq in range(1, 12):
         fleet.clock.now += 10
         acks = ingest(fleet.ctx, [report(fleet, ref, seq)])
@@ -87,4 +87,4 @@ def test_its_windows_count_in_performance_and_are_not_tested_for_drift(fleet: Fl
     assert found.p50_us is not None
     drift = drift_history.drift_map(fleet.ctx, MODEL, "device", "new")
     assert (drift.features, drift.cells) == ([], [])
-    assert fleet.rows_of(tables.baseline) == fleet.rows_of(tables.finding) == []
+    assert fleet.rows_of(drift_tables.drift_state) == fleet.rows_of(drift_tables.finding) == []

@@ -1,7 +1,6 @@
 """Which test results are findings, and the drift alert made of them."""
 
 import msgspec
-import numpy as np
 import pytest
 
 from shoal.controller.monitoring import findings
@@ -9,28 +8,13 @@ from shoal.controller.monitoring.records import Finding
 
 FOUND = Finding(
     id=1, at=0.0, kind="drift", scope="device", subject="cam-3", model="lot-codes",
-    release="lot-codes@4", feature="contrast", scale=4, log10_p=-31.4, log10_alpha=-8.2,
-    hellinger=0.31, psi=0.9, rows=120,
+    release="lot-codes@4", feature="contrast", channel="mean",
+    what="mean down by 0.8 sd", log10_p=-31.4, log10_alpha=-8.2, moved=0.8, psi=0.9, rows=120,
 )  # fmt: skip
 
 
 def found(**change):
     return msgspec.structs.replace(FOUND, **change)
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "fresh"),
-    [
-        (None, [1, 0], [1, 0]),
-        ([1, 0], [1, 1], [0, 1]),
-        ([1, 1], [0, 1], [0, 0]),
-        ([0, 0], [0, 0], [0, 0]),
-        ([1, 1, 1], [1, 0], [1, 0]),
-    ],
-)
-def test_only_what_begins_to_alarm_is_a_new_finding(before, now, fresh):
-    old = None if before is None else np.array(before, bool)
-    assert findings.newly_alarmed(old, np.array(now, bool)).tolist() == [bool(x) for x in fresh]
 
 
 def test_findings_of_one_site_are_one_alert_that_names_the_worst_first():
@@ -46,15 +30,16 @@ def test_findings_of_one_site_are_one_alert_that_names_the_worst_first():
     )
     assert draft.features[:2] == ["blur", "contrast"]
     assert len(draft.features) == 11
-    for fact in ("and 7 more", "(cam-3, cam-4)", "10^-31", "10^-8", "PSI against training 0.90"):
+    for fact in ("and 7 more", "(cam-3, cam-4)", "mean down by 0.8 sd", "10^-31", "10^-8"):
         assert fact in draft.detail
     assert draft.key == findings.alert_key("south", "lot-codes", "lot-codes@4")
     assert "shoal model train lot-codes" in draft.next_step
 
 
-@pytest.mark.parametrize(("psi", "severity"), [(0.1, "warning"), (0.25, "critical")])
-def test_the_severity_follows_the_effect_size(psi, severity):
-    assert findings.alert_draft("south", [found(psi=psi)]).severity == severity
+@pytest.mark.parametrize(("moved", "severity"), [(0.25, "warning"), (1.2, "critical")])
+def test_the_severity_says_how_far_it_moved_and_not_how_far_from_training_it_is(moved, severity):
+    one = found(moved=moved, psi=5.0)
+    assert findings.alert_draft("south", [one]).severity == severity
 
 
 def test_another_site_model_or_release_is_another_alert():

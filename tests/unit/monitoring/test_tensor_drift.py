@@ -1,5 +1,5 @@
-"""Images, audio, tokens and texts: what a change of the plant does to their statistics is found by
-the drift test at 60 items a window, and another sample of the same pool is not."""
+"""Images, audio, tokens and texts: what a change of the plant does to their statistics is found at
+60 items a window, and another sample of the same pool is not."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,11 @@ import pytest
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_images
 
-from shoal.controller.monitoring import drift, histograms
+from shoal.controller.host.windows import StoredWindow
+from shoal.controller.monitoring import drift_state, histograms, sequential, surprises
+from shoal.controller.monitoring.drift_outcomes import Known
+from shoal.controller.monitoring.drift_state import State
+from shoal.controller.monitoring.surprises import Outcome, Rules
 from shoal.controller.training.tensor_references import (
     Sketching,
     sketching_of,
@@ -25,10 +29,11 @@ from shoal.tensor_sketches import (
 )
 from shoal.tensors import Array
 
-#: Items of a window, windows of a baseline, and windows merged for the second test.
-ITEMS, BASELINE, MERGED = 60, 20, 4
+#: Items of a window, windows before the first look, and windows in which a change is found.
+ITEMS, FIRST, WITHIN = 60, 120, 6
+RULES = Rules(first=FIRST, cycle=False)
 #: A budget of one false alarm a day in a fleet of a hundred devices at ten sites.
-LEVEL = drift.log10_level(1.0, subjects=110, features=18, window_s=60.0, scales=3)
+LOG_A = sequential.log_threshold(1.0, subjects=110, features=18, window_s=60.0)
 Make = Callable[[np.random.Generator], Array]
 Change = Callable[[Array, np.random.Generator], Array]
 
@@ -49,8 +54,15 @@ class Watched:
         assert looked is not None
         self.looked: ItemStatistics = looked
         self.names = histograms.names_of(self.sketching.references)
-        windows = [self.window() for _ in range(BASELINE)]
-        self.baseline = drift.fit([{"press-1": one} for one in windows], (1, MERGED))
+        self.known = Known.of(self.sketching.references)
+        features, bins = self.known.training.shape
+        layout = sequential.device_layout(features, bins, RULES)
+        state = drift_state.empty(layout)
+        pool = self.rows(None, 20 * ITEMS)
+        for _ in range(FIRST):
+            drawn = self.rng.integers(len(pool), size=ITEMS)
+            state, _ = self.after(state, [pool[i] for i in drawn])
+        self.usual: State = state
 
     def item(self, array: Array) -> tuple[dict[str, Array], dict[str, Array]]:
         level = float(array.mean()) if array.dtype.kind in "fiu" else 0.0
@@ -76,30 +88,30 @@ class Watched:
                 side.update(values)
         return [side.to_bytes() for side in sides]
 
-    def window(self, rows: Sequence[tuple[Array, Array]] = ()) -> Array:
-        """Counts of a window of ITEMS items."""
-        sketches = self.sketches(rows or self.rows(None, ITEMS))
-        counts: Array = histograms.counts_of(self.sketching.references, *sketches)
-        return counts
-
-    def log10_p(self, windows: Sequence[Array]) -> Array:
-        at = (1, MERGED).index(len(windows))
-        counts = [{"press-1": one} for one in windows]
-        found = drift.compare(self.baseline, counts, at, tolerance=0.01)
-        assert found is not None
-        return found.log10_p
+    def after(self, state: State, rows: Sequence[tuple[Array, Array]]) -> tuple[State, Outcome]:
+        """The device's state after a window of these items, and what it said."""
+        inputs, outputs = self.sketches(rows)
+        at = 60.0 * (state.seen + 1)
+        stored = StoredWindow(
+            state.seen + 1, "press-1", "b", 1, "s", "m", "m@1", "r", at, 60.0, at, len(rows), 0, 0,
+            0, 0, 1, [], {}, inputs, outputs,
+        )  # fmt: skip
+        windows = histograms.windows_of(self.sketching.references, [stored], np.array([at]))
+        [state], outcome = sequential.observe(
+            [state], windows, self.known.training, RULES, sequential.Fleet.unknown(), LOG_A
+        )
+        return state, outcome
 
     def found(self, change: Change) -> set[str]:
-        """Names of the statistics that alarm within MERGED windows, each alone or all merged."""
+        """Names of the statistics that alarm within WITHIN windows."""
         self.rng = np.random.default_rng(60)
-        rows = self.rows(change, 2 * ITEMS)
-        windows = []
-        for _ in range(MERGED):
+        rows, state, found = self.rows(change, 2 * ITEMS), self.usual, set()
+        for _ in range(WITHIN):
             self.rng.shuffle(rows)  # type: ignore[arg-type]
-            windows.append(self.window(rows[:ITEMS]))
-        tests = [self.log10_p([one]) for one in windows] + [self.log10_p(windows)]
-        least = np.min(tests, axis=0)
-        return {name for name, p in zip(self.names, least, strict=True) if p < LEVEL}
+            state, outcome = self.after(state, rows[:ITEMS])
+            alarmed = surprises.groups(outcome.alarmed)[0]
+            found |= {name for name, hot in zip(self.known.names, alarmed, strict=True) if hot}
+        return found
 
 
 def filtered(image: Array, kernel: ImageFilter.Filter) -> Array:
@@ -201,10 +213,14 @@ def test_what_goes_wrong_in_a_plant_is_found_by_a_statistic_that_names_it(
 def test_other_items_of_the_same_pool_are_no_drift(
     pool: tuple[Watched, dict[str, tuple[Change, str]]],
 ) -> None:
-    pool[0].rng = np.random.default_rng(61)
-    log10_p = np.stack([pool[0].log10_p([pool[0].window()]) for _ in range(12)])
-    assert log10_p.min() > LEVEL
-    assert (log10_p < -2).mean() <= 0.01
+    watched = pool[0]
+    watched.rng = np.random.default_rng(61)
+    state, evidence = watched.usual, []
+    for _ in range(12):
+        state, outcome = watched.after(state, watched.rows(None, ITEMS))
+        evidence.append(outcome.log_e[0])
+        assert not outcome.alarmed.any()
+    assert (np.array(evidence) > np.log(1_000)).mean() <= 0.01
 
 
 def test_a_window_of_as_many_items_as_are_ever_looked_at_stays_within_its_budget(

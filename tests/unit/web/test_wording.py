@@ -85,14 +85,14 @@ def test_every_bin_of_a_histogram_has_a_name_and_the_last_is_what_was_missing() 
 
 def cell(feature: str, at: float, alarmed: bool = False) -> DriftCell:
     return DriftCell(
-        feature=feature, at=at, log10_p=-9 if alarmed else -1, psi=0.1, alarmed=alarmed
+        feature=feature, at=at, log10_p=-9 if alarmed else -1, moved=0.1, alarmed=alarmed
     )
 
 
 def test_the_map_leaves_room_where_there_is_no_data_and_lists_what_drifts_first() -> None:
     found = DriftMap(
         model="m", scope="site", subject="s", release="m@1", ready=True, baseline_windows=8,
-        baseline_needed=8, features=["a", "b"],
+        baseline_needed=8, covered=24, features=["a", "b"],
         cells=[cell("a", 1), cell("a", 2), cell("b", 2, alarmed=True)],
     )  # fmt: skip
     grid = charts.grid(found)

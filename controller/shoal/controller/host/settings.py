@@ -2,7 +2,8 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -55,18 +56,29 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Drift test and its budget of false alarms: DESIGN section 8.
+    """Drift decision and its budget of false alarms: docs/drift.md.
 
-    false_alarms_per_day   for the whole fleet, over all features, windows, scales and scopes
-    baseline_windows       first windows of a release that make up the baseline
-    tolerance              Hellinger psi0: smaller distances never alarm
-    scales                 numbers of windows merged for a test
+    false_alarms_per_day   for the whole fleet, over all features, windows and scopes
+    baseline_windows       first windows of a release, in which nothing alarms
+    tolerance              smallest shift of a mean that matters, in standard deviations of a row
+    cycle                  "day": hours not seen on an earlier day do not alarm for what may be
+                           their usual level; "none": the process has no daily cycle
+    timezone               of the sites, an IANA name: days and their hours are theirs
+    timezones              site -> IANA name, where a site's is another
+    rest_days              days of the week that are unlike the others, Monday is 0
+    memory_mb              for the devices' states; more are read from the database
     """
 
-    false_alarms_per_day: float = 1.0
+    false_alarms_per_day: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     baseline_windows: int = 96
-    tolerance: float = 0.01
-    scales: list[int] = msgspec.field(default_factory=lambda: [1, 4, 16])
+    tolerance: Annotated[float, msgspec.Meta(ge=0)] = 0.05
+    cycle: Literal["day", "none"] = "day"
+    timezone: str = "UTC"
+    timezones: dict[str, str] = {}
+    rest_days: list[Annotated[int, msgspec.Meta(ge=0, le=6)]] = msgspec.field(
+        default_factory=lambda: [5, 6]
+    )
+    memory_mb: Annotated[int, msgspec.Meta(ge=16)] = 512
 
 
 class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -167,10 +179,39 @@ def load(folder: Path) -> Settings:
     """Settings of the controller in `folder`; SettingError names what is wrong in the file."""
     path = folder / "controller.toml"
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Settings)
+        given = tomllib.loads(path.read_text())
+        _check_drift(path, given.get("drift", {}))
+        return msgspec.convert(given, Settings)
     except FileNotFoundError as error:
         raise SettingError(f"no {path}", f"run: shoal-controller init --folder {folder}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path}: {error}") from error
     except msgspec.ValidationError as error:
         raise setting_error(str(path), error, Settings) from error
+
+
+def _check_drift(path: Path, given: Any) -> None:
+    """SettingError for what no type tells: a setting of before, and unknown time zones."""
+    if not isinstance(given, dict):
+        return
+    if "scales" in given:
+        raise SettingError(
+            f"{path}: drift.scales is no setting any more",
+            "delete its line, and the line of tolerance: it is in standard deviations now",
+        )
+    zones = given.get("timezones", {})
+    named = {"drift.timezone": given.get("timezone", "UTC")}
+    named |= (
+        {f"drift.timezones.{k}": v for k, v in zones.items()} if isinstance(zones, dict) else {}
+    )
+    for what, zone in named.items():
+        if isinstance(zone, str) and not _is_zone(zone):
+            raise SettingError(f"{path}: {what}: no time zone {zone!r}", "such as Europe/Berlin")
+
+
+def _is_zone(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError):  # ZoneInfoNotFoundError is a KeyError
+        return False
+    return True

@@ -42,7 +42,10 @@ CAPS = np.array([np.inf] * 5 + [4.0, 4.0])
 #: A value so many row sd away may not rule the moments alone, or among so small a share of rows:
 #: it is a rare row.
 FAR, FEW = 10.0, 0.002
-_OFFSET = 0.05
+#: A mean is not told apart beyond so many row sd.
+FARTHEST = 1e6
+#: Share of the usual variance below which spread tells no smaller one.
+SPREAD_FLOOR = 0.05
 
 
 class Windows(NamedTuple):
@@ -115,7 +118,7 @@ def read(lens: Lens, windows: Windows, tolerance: float) -> Reading:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         off = (windows.mean - lens.centre) / lens.unit
         variance = windows.m2 / np.maximum(some - 1, 1) / np.square(lens.unit)
-        spread = np.where(n > 1, np.log(variance + _OFFSET), np.nan)
+        spread = np.where(n > 1, np.log(variance + SPREAD_FLOOR), np.nan)
     reach = np.maximum(np.abs(windows.low - lens.centre), np.abs(windows.high - lens.centre))
     ruled = (reach > FAR * lens.unit) & (rare > 0) & (rare <= np.maximum(FEW * n, 1))
     ranks = _ranks(lens, windows.counts) / some[..., None]
@@ -126,6 +129,7 @@ def read(lens: Lens, windows: Windows, tolerance: float) -> Reading:
     values[..., MISSING] = _arcsine(windows.missing, rows)
     values[..., RARE] = _arcsine(rare, n)
     values[~np.isfinite(values)] = np.nan
+    np.clip(values, -FARTHEST, FARTHEST, out=values)
     floor = FLOORS / np.sqrt(np.maximum(n, 1))[..., None]
     whole = rows.max(-1) if f else np.zeros(b)
     rate = np.log(np.maximum(whole, 0.5) / windows.window_s)

@@ -5,22 +5,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Connection, Row, select
 
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import StoredWindow
-from shoal.controller.monitoring import drift, window_validation
+from shoal.controller.monitoring import change_words, effect_sizes, window_validation
 from shoal.controller.monitoring import histograms as tables_of
-from shoal.controller.monitoring.drift import I64, Baseline
 from shoal.controller.monitoring.drift_monitor import usable
-from shoal.controller.monitoring.findings import Subject, rows_of, windows_of
+from shoal.controller.monitoring.drift_state import State, own_shares
+from shoal.controller.monitoring.findings import Subject, columns, rows_of, windows_of
 from shoal.controller.monitoring.records import DriftCell, DriftMap, Finding, Histograms
 from shoal.controller.store import window_sums
-from shoal.controller.store.tables import baseline, drift_point, finding
+from shoal.controller.store.drift_tables import drift_point, drift_state, finding
 from shoal.errors import AbsentError
+
+I64 = npt.NDArray[np.int64]
 
 #: Windows that make up the current histogram, and windows of a site read for it, at most.
 CURRENT, NEWEST = 4, 5_000
+#: Devices of a site whose first windows are its baseline, at most.
+MEMBERS = 64
 #: Columns of a heatmap; more are merged, and the worst of the merged ones is shown.
 COLUMNS = 400
 
@@ -44,22 +49,28 @@ def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float =
         of = _current(db, model, scope, subject)
         references = window_validation.references_of(db, of.release)
         names = tables_of.names_of(references)
-        fitted = _baseline(db, of)
-        collected = fitted.windows if fitted else _collected(ctx, of)
+        names = [*names, change_words.ROWS] if names else []
+        mine = rows_of(drift_point, of)
+        newest = db.execute(
+            select(drift_point.c.windows, drift_point.c.covered)
+            .where(*mine, drift_point.c.release == of.release)
+            .order_by(drift_point.c.at.desc())
+            .limit(1)
+        ).first()
         points = db.execute(
-            select(drift_point)
-            .where(*rows_of(drift_point, of), drift_point.c.at >= since)
-            .order_by(drift_point.c.at)
+            select(drift_point).where(*mine, drift_point.c.at >= since).order_by(drift_point.c.at)
         ).all()
-    needed = max(3, ctx.settings.drift.baseline_windows)
+    seen, covered = (newest.windows, newest.covered) if newest is not None else (0, 0)
+    needed = needed_windows(ctx, scope)
     return DriftMap(
         model=model,
         scope=scope,
         subject=subject,
         release=of.release,
-        ready=fitted is not None,
-        baseline_windows=min(collected, needed),
+        ready=seen > needed,
+        baseline_windows=min(seen, needed),
         baseline_needed=needed,
+        covered=covered,
         features=names,
         words=tables_of.words_of(references),
         cells=_cells([p for p in points if len(p.alarmed) == len(names)], names),
@@ -67,39 +78,51 @@ def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float =
 
 
 def histograms(ctx: Context, model: str, scope: str, subject: str, feature: str) -> Histograms:
-    """Shares per bin of a feature in training, baseline and the newest windows.
+    """Shares per bin of a feature in training, in the subject's first windows, and in the newest.
 
-    The last share is that of missing values, after the bins that `edges` make. AbsentError for an
-    unknown subject or feature.
+    The last share is that of missing values, after the bins that `edges` make; the first windows'
+    are of rows with a value. The number of rows has no bins. AbsentError for an unknown subject or
+    feature.
     """
     with ctx.store.read() as db:
         of = _current(db, model, scope, subject)
         references = window_validation.references_of(db, of.release)
-        names = tables_of.names_of(references)
-        if feature not in names:
-            raise AbsentError("feature", feature, f"{of.release} has: {', '.join(names[:20])}")
-        row = _baseline(db, of)
-        rows = _newest(ctx, of)
+    names = tables_of.names_of(references)
+    if feature not in (*names, change_words.ROWS):
+        raise AbsentError("feature", feature, f"{of.release} has: {', '.join(names[:20])}")
+    rows = _newest(ctx, of)
+    if feature == change_words.ROWS:
+        return Histograms(
+            model=model, subject=subject, feature=feature, edges=[], training=[], baseline=[],
+            current=[], rows=sum(row.rows for row in rows), psi=0.0, hellinger=0.0,
+        )  # fmt: skip
     i = names.index(feature)
-    training = tables_of.training_of(references)
-    counts = [tables_of.counts_of(references, r.inputs, r.outputs) for r in rows]
+    training = tables_of.training_of(references)[i]
+    counts = [tables_of.counts_of(references, r.inputs, r.outputs)[i] for r in rows]
     now = np.asarray(sum(counts)) if counts else training * 0
-    fitted = Baseline.from_bytes(row.state) if row else None
-    past = fitted.counts.sum(0) if fitted else training * 0
+    past = _first_shares(ctx, of, {row.device for row in rows}, i, len(training) - 1)
     edges = tables_of.edges_of(references, i)
-    a, b, c = (_shares(table[i], len(edges)) for table in (training, past, now))
+    known = past is not None and now[:-1].any()
     return Histograms(
         model=model,
         subject=subject,
         feature=feature,
         edges=edges,
-        training=a,
-        baseline=b,
-        current=c,
-        rows=int(now[i].sum()),
-        psi=_psi(fitted, now, training, i),
-        hellinger=float(np.sqrt(np.square(np.sqrt(b) - np.sqrt(c)).sum() / 2)) if fitted else 0.0,
+        training=_shares(training, len(edges)),
+        baseline=_shares(np.append(past, 0), len(edges)) if past is not None else [],
+        current=_shares(now, len(edges)),
+        rows=int(now.sum()),
+        psi=float(effect_sizes.psi(now[None], training[None])[0]) if now.any() else 0.0,
+        hellinger=float(effect_sizes.hellinger(now[None, :-1], past[None])[0])
+        if known and past is not None
+        else 0.0,
     )
+
+
+def needed_windows(ctx: Context, scope: str) -> int:
+    """First windows in which a subject does not alarm; a site's begin half way of its devices'."""
+    first = max(2, ctx.settings.drift.baseline_windows)
+    return max(2, first // 2) if scope == "site" else first
 
 
 def list_findings(
@@ -128,27 +151,34 @@ def _current(db: Connection, model: str, scope: str, name: str) -> Subject:
     return Subject(scope, name, model, release)
 
 
-def _baseline(db: Connection, subject: Subject) -> Row[Any] | None:
-    return db.execute(select(baseline).where(*rows_of(baseline, subject))).first()
-
-
-def _collected(ctx: Context, subject: Subject) -> int:
-    """Windows of a device, or buckets of a site, available for a baseline so far."""
-    width, most = ctx.settings.fleet.window_s, max(3, ctx.settings.drift.baseline_windows)
-    found = windows_of(ctx, subject, limit=NEWEST if subject.scope == "site" else most)
-    buckets = {math.floor(one.start_at / width) for one in found}
-    return len(buckets) if subject.scope == "site" else len(found)
-
-
 def _newest(ctx: Context, subject: Subject) -> list[StoredWindow]:
     """The newest usable windows: CURRENT of a device, or of CURRENT buckets of a site."""
-    if subject.scope != "site":
+    width = ctx.settings.fleet.window_s
+    if subject.scope == "site":
+        found = windows_of(ctx, subject, limit=NEWEST, newest=True)
+        last = max((row.start_at for row in found), default=0.0)
+        found = [row for row in found if row.start_at > last - CURRENT * width]
+    else:
         found = windows_of(ctx, subject, limit=CURRENT, newest=True)
-        return [one for one in found if usable(one)]
-    found = windows_of(ctx, subject, limit=NEWEST, newest=True)
-    since = max((one.start_at for one in found), default=0.0)
-    since -= CURRENT * ctx.settings.fleet.window_s
-    return [one for one in found if usable(one) and one.start_at > since]
+    return [row for row in found if usable(row)]
+
+
+def _first_shares(
+    ctx: Context, subject: Subject, devices: set[str], feature: int, bins: int
+) -> npt.NDArray[np.float64] | None:
+    """Shares (bins,) of a device's first rows, or the mean over a site's devices; None: unknown."""
+    names = sorted(devices)[:MEMBERS] if subject.scope == "site" else [subject.name]
+    wanted = [columns(Subject("device", one, subject.model, subject.release)) for one in names]
+    with ctx.store.read() as db:
+        kept = [
+            db.scalar(
+                select(drift_state.c.state).where(*(drift_state.c[k] == v for k, v in w.items()))
+            )
+            for w in wanted
+        ]
+    found = [own_shares(State.from_bytes(bytes(data)))[feature] for data in kept if data]
+    found = [one for one in found if len(one) == bins and one.any()]
+    return np.mean(found, axis=0, dtype=np.float64) if found else None
 
 
 def _cells(points: Sequence[Row[Any]], names: Sequence[str]) -> list[DriftCell]:
@@ -156,9 +186,9 @@ def _cells(points: Sequence[Row[Any]], names: Sequence[str]) -> list[DriftCell]:
     cells = []
     for start in range(0, len(points), step):
         merged = points[start : start + step]
-        log_p, psi = (
+        log_p, moved = (
             np.stack([np.frombuffer(getattr(p, name), "<f4") for p in merged])
-            for name in ("log10_p", "psi")
+            for name in ("log10_p", "moved")
         )
         alarmed = np.stack([np.frombuffer(p.alarmed, np.uint8) for p in merged]).max(0)
         for i, name in enumerate(names):
@@ -167,7 +197,7 @@ def _cells(points: Sequence[Row[Any]], names: Sequence[str]) -> list[DriftCell]:
                     feature=name,
                     at=merged[-1].at,
                     log10_p=float(log_p[:, i].min()),
-                    psi=float(psi[:, i].max()),
+                    moved=float(moved[:, i].max()),
                     alarmed=bool(alarmed[i]),
                 )
             )
@@ -178,9 +208,3 @@ def _shares(counts: I64, edges: int) -> list[float]:
     """Bins that the edges make, then missing; all zero when nothing was counted."""
     bins = np.append(counts[: edges + 1], counts[-1]).astype(np.float64)
     return [float(v) for v in bins / max(bins.sum(), 1.0)]
-
-
-def _psi(fitted: Baseline | None, now: I64, training: I64, feature: int) -> float:
-    if fitted is None or not now[feature].sum():
-        return 0.0
-    return float(drift.psi(fitted, [{"": now}], 0, training)[feature])

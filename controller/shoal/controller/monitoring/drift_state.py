@@ -148,6 +148,8 @@ def empty(layout: Layout, position: float = 0.0) -> State:
     table["centre"] = np.nan
     table["second_z"], table["fourth"], table["long_run"] = 1, 3, 1
     table["log_r"] = -np.inf
+    if not layout.features:
+        table["centre"], table["second"], table["total"] = 0, 1, 1
     return table.states()[0]
 
 
@@ -213,3 +215,18 @@ def _length(layout: Layout) -> int:
 
 def _size(shape: tuple[int, ...]) -> int:
     return int(np.prod(shape, dtype=np.int64))
+
+
+def hours_covered(state: State) -> int:
+    """Hours of the day, of days of work and of rest, that were seen; -1 if no cycle is forecast."""
+    if not state.layout.cycle:
+        return -1
+    start, shape = _places(state.layout)["first_day"]
+    return int(np.isfinite(state.numbers[start : start + _size(shape)]).sum())
+
+
+def own_shares(state: State) -> F32:
+    """Shares (F, W) of the subject's first rows in the bins."""
+    start, shape = _places(state.layout)["own"]
+    counts = state.numbers[start : start + _size(shape)].reshape(shape)
+    return np.asarray(counts / np.maximum(counts.sum(-1, keepdims=True), 1e-30), np.float32)

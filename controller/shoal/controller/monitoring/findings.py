@@ -1,4 +1,4 @@
-"""Findings: store the results of drift tests, and raise or update the site's drift alert.
+"""Findings: store the results of the drift decision, and raise or update the site's drift alert.
 
 Findings of one model and release at one site share one alert: a fouled camera moves sixty
 features on two devices, and is one incident.
@@ -12,24 +12,24 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import Connection, Row, select
+from sqlalchemy.dialects.sqlite import insert
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import StoredWindow
-from shoal.controller.monitoring import histograms, window_validation
-from shoal.controller.monitoring.drift import Baseline
+from shoal.controller.monitoring import bets, histograms, window_validation
 from shoal.controller.monitoring.records import Finding
 from shoal.controller.store import changes
-from shoal.controller.store.tables import alert, baseline, device, drift_point, finding
+from shoal.controller.store.drift_tables import drift_point, finding
+from shoal.controller.store.tables import alert, device
 
 F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 BOOL = npt.NDArray[np.bool_]
-#: PSI from which a shift is critical: the usual reading of the index.
-CRITICAL_PSI = 0.25
-#: A drift alert closes after so many times the largest scale without another alarm.
-CALM = 2
+#: How far a feature must have moved for its alert to be critical: one standard deviation.
+CRITICAL = 1.0
+#: A drift alert closes after so many windows without another alarm.
+CALM = bets.HOLD
 
 
 class Subject(NamedTuple):
@@ -44,50 +44,59 @@ class Subject(NamedTuple):
     release: str
 
 
-class BaselineFit(NamedTuple):
-    """A fitted baseline of `windows` windows. until: windows after this time are tested."""
+class Found(NamedTuple):
+    """A feature that begins to alarm.
 
-    subject: Subject
-    baseline: Baseline
-    until: float
-    windows: int
+    channel    of its strongest evidence; what: the change in words
+    moved      how far: 1 is a shift of one standard deviation, or what matters as much
+    psi        against training; rows: in the window
+    """
+
+    feature: str
+    channel: str
+    what: str
+    log10_p: float
+    moved: float
+    psi: float
+    rows: int
 
 
 class DriftTest(NamedTuple):
-    """Result of the drift test of one window, arrays over all features (F,).
+    """What the decision said of one window, arrays over all features and the rows (F + 1,).
 
-    at      start of the window; site: the subject's site
-    scale   merged windows of each feature's most significant test; rows: rows in them
-    level   log10 of the significance level; alarmed: features below it
+    at        start of the window; site: the subject's site
+    windows   seen so far; covered: hours of a day seen so far, -1 if no cycle is forecast
+    begins    this is the first window that may alarm
+    log10_p   evidence against "nothing changed"; moved: how far; alarmed: features in alarm
+    found     those that begin to alarm; level: log10_p below which one does
     """
 
     subject: Subject
     site: str
     at: float
+    windows: int
+    covered: int
+    begins: bool
     log10_p: F64
-    psi: F64
-    hellinger: F64
-    scale: I64
-    rows: I64
+    moved: F64
     alarmed: BOOL
+    found: list[Found]
     level: float
 
 
-def save(
-    db: Connection, ctx: Context, fits: Sequence[BaselineFit], tests: Sequence[DriftTest]
-) -> None:
-    """Store baselines, heatmap columns, findings and alerts. A test stored before is skipped."""
-    for subject, fitted, until, windows in fits:
-        values = {"windows": windows, "until_at": until, "state": fitted.to_bytes()}
-        db.execute(baseline.insert().values(**columns(subject), **values))
-        changes.note(db, ctx, "window", subject.name)
+def save(db: Connection, ctx: Context, tests: Sequence[DriftTest]) -> None:
+    """Store heatmap columns, findings and alerts. What was stored before is left as it is."""
+    _save_points(db, tests)
     found: dict[str, list[Finding]] = defaultdict(list)
     sites: dict[str, str] = {}
     for test in tests:
+        if test.begins:
+            changes.note(db, ctx, "window", test.subject.name)
+        if not test.alarmed.any():
+            continue
         key = alert_key(test.site, test.subject.model, test.subject.release)
-        found[key] += _save_test(db, test)
-        if test.alarmed.any():
-            sites[key] = test.site
+        sites[key] = test.site
+        found[key] += [one for each in test.found if (one := _save_finding(db, test, each))]
     for key, site in sites.items():
         if found[key]:
             references = window_validation.references_of(db, found[key][0].release)
@@ -103,8 +112,8 @@ def close_alerts(ctx: Context) -> None:
 
 
 def rows_of(table: Any, subject: Subject) -> list[Any]:
-    """Conditions for the rows of a subject in `table`; of a baseline, of its release too."""
-    names = ("scope", "subject", "model", *(("release",) if table is baseline else ()))
+    """Conditions for the rows of a subject in `table`, whatever the release."""
+    names = ("scope", "subject", "model")
     return [table.c[name] == value for name, value in columns(subject).items() if name in names]
 
 
@@ -127,17 +136,6 @@ def columns(subject: Subject) -> dict[str, str]:
     return {"scope": scope, "subject": name, "model": model, "release": release}
 
 
-def newly_alarmed(before: BOOL | None, now: BOOL) -> BOOL:
-    """Features that alarm now and did not at the previous test: each is a new finding.
-
-    >>> newly_alarmed(np.array([True, False]), np.array([True, True])).tolist()
-    [False, True]
-    """
-    if before is None or before.shape != now.shape:
-        return now
-    return now & ~before
-
-
 def alert_key(site: str, model: str, release: str) -> str:
     """Key of the drift alert of a site."""
     return f"drift/{model}/{site}/{release}"
@@ -155,18 +153,17 @@ def alert_draft(
     moved = listed([words.get(one, one) for one in features])
     strongest = words.get(worst.feature, worst.feature)
     devices = sorted({one.subject for one in findings if one.scope == "device"})
-    largest_psi = max(one.psi for one in findings)
+    furthest = max(findings, key=lambda one: one.moved)
     where = f" ({', '.join(devices)})" if devices else ""
     return Draft(
         key=alert_key(site, worst.model, worst.release),
         kind="drift",
-        severity="critical" if largest_psi >= CRITICAL_PSI else "warning",
+        severity="critical" if furthest.moved >= CRITICAL else "warning",
         title=f"{worst.model}: inputs at {site} have drifted",
         detail=(
-            f"{moved} moved away from {site}{where}'s own baseline with "
-            f"{worst.release}: {strongest} by {worst.hellinger:.2f} (Hellinger; 10^"
-            f"{worst.log10_p:.0f} by chance, the budget allows 10^{worst.log10_alpha:.0f}), "
-            f"PSI against training {worst.psi:.2f}."
+            f"{moved} moved away from {site}{where}'s own past with {worst.release}: "
+            f"{strongest}: {worst.what} (10^{worst.log10_p:.0f} by chance, the budget allows "
+            f"10^{worst.log10_alpha:.0f}). PSI against training {worst.psi:.2f}."
         ),
         next_step=(
             f"Check sensors and light at {site}; if the change is permanent, add newly "
@@ -187,50 +184,38 @@ def _resolved(db: Connection, ctx: Context, row: Row[Any]) -> str:
     now = {releases.get(row.model, "") for releases in serving} - {""}
     if now and row.release not in now:
         return f"{row.site} serves {', '.join(sorted(now))} now"
-    windows = CALM * max(ctx.settings.drift.scales, default=1)
-    if ctx.clock() - row.updated_at > windows * ctx.settings.fleet.window_s:
-        return f"no alarm in the last {windows} windows"
+    if ctx.clock() - row.updated_at > CALM * ctx.settings.fleet.window_s:
+        return f"no alarm in the last {CALM} windows"
     return ""
 
 
-def _save_test(db: Connection, test: DriftTest) -> list[Finding]:
-    """Store the heatmap column, and a finding for each feature that newly alarms."""
-    mine = rows_of(drift_point, test.subject)
-    of_release = drift_point.c.release == test.subject.release
-    if db.scalar(select(drift_point.c.at).where(*mine, drift_point.c.at == test.at)) is not None:
-        return []
-    before = select(drift_point.c.alarmed).where(*mine, of_release, drift_point.c.at < test.at)
-    last = db.scalar(before.order_by(drift_point.c.at.desc()).limit(1))
-    db.execute(
-        drift_point.insert().values(
+def _save_points(db: Connection, tests: Sequence[DriftTest]) -> None:
+    """A heatmap column for each test, in one statement."""
+    rows = [
+        {
             **columns(test.subject),
-            at=test.at,
-            log10_p=test.log10_p.astype("<f4").tobytes(),
-            psi=test.psi.astype("<f4").tobytes(),
-            alarmed=test.alarmed.astype(np.uint8).tobytes(),
-        )
-    )
-    if not test.alarmed.any():
-        return []
-    old = None if last is None else np.frombuffer(last, np.uint8).astype(bool)
-    names = histograms.names_of(window_validation.references_of(db, test.subject.release))
-    new = np.flatnonzero(newly_alarmed(old, test.alarmed))
-    return [_save_finding(db, test, int(i), names[i]) for i in new]
+            "at": test.at,
+            "windows": test.windows,
+            "covered": test.covered,
+            "log10_p": test.log10_p.astype("<f4").tobytes(),
+            "moved": test.moved.astype("<f4").tobytes(),
+            "alarmed": test.alarmed.astype(np.uint8).tobytes(),
+        }
+        for test in tests
+    ]
+    if rows:
+        db.execute(insert(drift_point).on_conflict_do_nothing(), rows)
 
 
-def _save_finding(db: Connection, test: DriftTest, i: int, feature: str) -> Finding:
+def _save_finding(db: Connection, test: DriftTest, found: Found) -> Finding | None:
+    """Store a finding; None if it was stored before."""
     values: dict[str, Any] = {
         "at": test.at,
         "kind": "drift",
         **columns(test.subject),
-        "feature": feature,
-        "scale": int(test.scale[i]),
-        "log10_p": float(test.log10_p[i]),
         "log10_alpha": test.level,
-        "hellinger": float(test.hellinger[i]),
-        "psi": float(test.psi[i]),
-        "rows": int(test.rows[i]),
+        **found._asdict(),
     }
-    inserted = db.execute(finding.insert().values(**values))
-    ident = int(inserted.inserted_primary_key[0])  # type: ignore[index]
-    return Finding(id=ident, **values)
+    query = insert(finding).values(**values).on_conflict_do_nothing().returning(finding.c.id)
+    ident = db.scalar(query)
+    return None if ident is None else Finding(id=ident, **values)

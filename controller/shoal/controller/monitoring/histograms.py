@@ -1,13 +1,16 @@
-"""Histograms: the sketches of a window as one table of counts, and the training data's likewise."""
+"""Histograms: the sketches of windows as tables of counts, and the training data's likewise."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from shoal.controller.host.windows import StoredWindow
+from shoal.controller.monitoring.channels import Windows
 from shoal.errors import SketchError
 from shoal.sketch import Reference, References, Sketch
-from shoal.sketch_batches import decode
+from shoal.sketch_batches import SketchBatch, decode
 from shoal.tensor_sketches import in_words, is_statistic
 
 I64 = npt.NDArray[np.int64]
@@ -46,6 +49,37 @@ def counts_of(references: References, inputs: bytes, outputs: bytes) -> I64:
     return _stack(pieces)
 
 
+def windows_of(
+    references: References, rows: Sequence[StoredWindow], local: npt.NDArray[np.float64]
+) -> Windows:
+    """Windows of several devices, inputs and outputs as F features in W bins; local (B,): their
+    starts on the sites' clocks. Moments that a sketch could not hold are NaN.
+
+    Raises SketchError for bytes that do not match the references.
+    """
+    sides = [
+        _decoded(references.inputs, [row.inputs for row in rows]),
+        _decoded(references.outputs, [row.outputs for row in rows]),
+    ]
+    counts = _side_by_side(sides[0].counts, sides[1].counts)
+    missing, n = (
+        np.concatenate([getattr(side, name) for side in sides], axis=1) for name in ("missing", "n")
+    )
+    moments = np.concatenate([side.moments for side in sides], axis=1).astype(np.float64)
+    mean, m2, low, high = np.moveaxis(moments, -1, 0)
+    held = np.isfinite(mean) & np.isfinite(m2) & np.isfinite(low) & np.isfinite(high) & (n > 0)
+    return Windows(
+        np.array([row.id for row in rows], np.float64),
+        np.array([row.start_at for row in rows]),
+        local,
+        np.array([row.window_s for row in rows]),
+        counts,
+        missing,
+        n,
+        *(np.where(held, moment, np.nan) for moment in (mean, m2, low, high)),
+    )
+
+
 def training_of(references: References) -> I64:
     """Counts of the training rows in the same shape."""
     return _stack([_training(references.inputs), _training(references.outputs)])
@@ -58,12 +92,13 @@ def edges_of(references: References, feature: int) -> list[float]:
 
 
 def read(reference: Reference, data: bytes) -> Sketch:
-    """Decode and validate a sketch; SketchError for damage, NaN or inconsistent counts."""
+    """Decode and validate a sketch; SketchError for damage or inconsistent counts.
+
+    Moments may be infinite or NaN: one value of 1e20 overflows its feature's, and nothing else.
+    """
     sketch = Sketch.from_bytes(reference, data)
-    known = sketch.n > 0
-    moments = np.stack([sketch.mean, sketch.m2, sketch.low, sketch.high])
-    if not np.isfinite(moments[:, known]).all() or (sketch.m2[known] < 0).any():
-        raise SketchError("sketch holds moments that are not finite")
+    if (sketch.m2[sketch.n > 0] < 0).any():
+        raise SketchError("sketch holds a negative sum of squares")
     if (sketch.n + sketch.missing != sketch.rows).any():
         raise SketchError("sketch's row count differs from its features'")
     return sketch
@@ -74,12 +109,26 @@ def rows_of_all(reference: Reference, given: Sequence[bytes]) -> list[int | None
     has to look at."""
     batch = decode(reference, given)
     known = batch.n > 0
-    finite = np.isfinite(batch.moments).all(2) & (batch.moments[:, :, 1] >= 0)
-    fine = (finite | ~known).all(1) & (batch.n + batch.missing == batch.rows[:, None]).all(1)
+    positive = ~(batch.moments[:, :, 1] < 0)
+    fine = (positive | ~known).all(1) & (batch.n + batch.missing == batch.rows[:, None]).all(1)
     found: list[int | None] = [None] * len(given)
     for i, rows, ok in zip(np.flatnonzero(batch.read), batch.rows, fine, strict=True):
         found[i] = int(rows) if ok else None
     return found
+
+
+def _decoded(reference: Reference, given: Sequence[bytes]) -> SketchBatch:
+    found = decode(reference, given)
+    if not found.read.all():
+        read(reference, given[int(np.argmin(found.read))])  # says why
+    return found
+
+
+def _side_by_side(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(B, F1, W1) and (B, F2, W2) as (B, F1 + F2, W), zero padded."""
+    wide = max(a.shape[-1], b.shape[-1])
+    padded = [np.pad(each, ((0, 0), (0, 0), (0, wide - each.shape[-1]))) for each in (a, b)]
+    return np.concatenate(padded, axis=1)
 
 
 def _table(sketch: Sketch) -> I64:

@@ -130,7 +130,10 @@ def _learn_spread(table: Table, new: Judged) -> None:
 
 
 def _learn_persistence(table: Table, new: Judged) -> None:
-    lagged, r = table["lagged"], new.residual[..., None]
+    lagged = table["lagged"]
+    most = 4 * np.sqrt(np.maximum(table["total"], np.square(new.sd)))
+    most = np.where(new.windows <= 30, np.inf, most)  # one jump teaches no persistence
+    r = np.clip(new.residual, -most, most)[..., None]
     a, b, c = np.moveaxis(lagged, -1, 0)
     squares = np.stack([a * a, a * b, a * c, b * b, b * c, c * c], axis=-1)
     hold, moved = (1 - new.rate)[..., None], (new.move & new.calm & ~new.late)[..., None]

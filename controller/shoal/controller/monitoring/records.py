@@ -4,12 +4,16 @@ from shoal.controller.store.records import Record
 
 
 class Finding(Record, frozen=True, kw_only=True):
-    """A feature whose drift test newly alarmed: DESIGN section 8.
+    """A feature that began to alarm: docs/drift.md.
 
     scope      "device" or "site", and `subject` its name
-    scale      windows merged: 1, 4 or 16
-    log10_p    of the tolerance test against the subject's own baseline; log10_alpha: its level
+    feature    its name, or "(rows)" for the number of rows
+    channel    what of it moved: mean, spread, rank1 to rank3, missing, rare, rows; what: in words
+    log10_p    evidence against "nothing changed"; below log10_alpha is an alarm
+    moved      how far it moved from the subject's own past: 1 is a shift of one standard deviation,
+               or what matters as much
     psi        against training: an effect size, never the alarm
+    rows       rows in the window
     """
 
     id: int
@@ -20,29 +24,32 @@ class Finding(Record, frozen=True, kw_only=True):
     model: str
     release: str
     feature: str
-    scale: int
+    channel: str
+    what: str
     log10_p: float
     log10_alpha: float
-    hellinger: float
+    moved: float
     psi: float
     rows: int
 
 
 class DriftCell(Record, frozen=True, kw_only=True):
-    """One cell of the heatmap: worst log10 p over the bucket, alarmed or not."""
+    """One cell of the heatmap: the strongest evidence and the furthest move in its time."""
 
     feature: str
     at: float
     log10_p: float
-    psi: float
+    moved: float
     alarmed: bool
 
 
 class DriftMap(Record, frozen=True, kw_only=True):
     """Heatmap, feature x time, of one subject.
 
-    ready   the baseline is complete; it has `baseline_windows` of `baseline_needed` windows
-    words   of a model of tensors: features in words, by name
+    ready     `baseline_windows` of the first `baseline_needed` windows were seen: it may alarm
+    covered   hours of the day that were seen, of 24, or 48 where days of rest are apart: in others
+              a usual level cannot be told from drift; -1: no daily cycle is forecast
+    words     of a model of tensors: features in words, by name
     """
 
     model: str
@@ -52,6 +59,7 @@ class DriftMap(Record, frozen=True, kw_only=True):
     ready: bool
     baseline_windows: int
     baseline_needed: int
+    covered: int
     features: list[str]
     cells: list[DriftCell]
     words: dict[str, str] = {}

@@ -49,9 +49,10 @@ from shoal.controller.monitoring.drift_state import POSITION, SEEN, Layout, Stat
 from shoal.controller.monitoring.surprises import Outcome, Rules, Times, channel_of
 
 F64 = npt.NDArray[np.float64]
+BOOL = npt.NDArray[np.bool_]
 
 #: Most that a device's surprise counts in its site's; least sd of the site's mean surprise.
-SITE_CAP, SITE_FLOOR = 6.0, 0.5
+SITE_CAP, SITE_FLOOR = 8.0, 0.7
 #: Sizes of a change from which it is severe: row sd, log variance, row sd of ranks, radians (about
 #: 10 % of rows), log rows.
 SEVERE = np.array([1.0, 1.4, 1.0, 1.0, 1.0, 0.25, 0.25, 0.7])
@@ -116,7 +117,7 @@ def observe(
     new = table.clock[:, SEEN] < rules.lens
     if new.any():
         _first_windows(table, windows, training, rules, np.flatnonzero(new))
-    _unit_of_new_features(table, windows)
+    _unit_of_new_features(table, windows, ~new)
     lens = Lens(training, table["own"], table["rare_up_to"], table.centre_of_rows, table.unit)
     reading = channels.read(lens, windows, rules.tolerance)
     times = Times(windows.at, windows.local, windows.window_s)
@@ -138,6 +139,8 @@ def observe_sites(
     """Apply one bucket of time to each of B sites.
 
     terms   three arrays (B, S): sums of `site_terms` over the members' windows in the bucket
+
+    The outcome's change is that of a member, in the channel's unit.
     """
     surprise, tau, members = terms
     table = Table(states)
@@ -150,12 +153,14 @@ def observe_sites(
         table, times, reading, rules, excess=fleet.excess, stretch=fleet.stretch, log_a=log_a
     )
     table.clock[:, POSITION] = times.at
-    return table.states(), outcome
+    unit = channels.tolerances(features, rules.tolerance) * root / np.maximum(tau, 1e-12)
+    change = outcome.change * np.where(members > 0, unit, np.nan)
+    return table.states(), outcome._replace(change=change)
 
 
 def site_terms(outcome: Outcome) -> tuple[F64, F64, F64]:
     """(surprise, tau, members), each (B, S): what windows of devices add to their site's bucket."""
-    known = outcome.ready[:, None] & np.isfinite(outcome.change)
+    known = outcome.half_ready[:, None] & np.isfinite(outcome.change)
     surprise = np.clip(outcome.surprise, -SITE_CAP, SITE_CAP)
     return np.where(known, surprise, 0.0), np.where(known, outcome.tau, 0.0), known.astype(float)
 
@@ -184,7 +189,10 @@ def _first_windows(
 ) -> None:
     """Add the windows of subjects `new` to what tells how others are read; close it when enough."""
     one = windows.take(new)
-    known = np.isfinite(one.mean) & np.isfinite(one.m2) & (one.n > 0)
+    beyond = np.where(training > 0, 0, one.counts)
+    strange = beyond.sum(-1)
+    few = (strange > 0) & (strange <= np.maximum(channels.FEW * one.n, 1))  # no usual rows
+    known = np.isfinite(one.mean) & np.isfinite(one.m2) & (one.n > 0) & ~few
     n, mean = np.where(known, one.n, 0), np.where(known, one.mean, 0)
     old, centre, m2 = table["counted"][new], table.centre_of_rows[new], table.unit[new]
     centre, m2 = np.nan_to_num(centre), np.nan_to_num(m2)
@@ -194,9 +202,10 @@ def _first_windows(
     centre = centre + off * share
     m2 = m2 + np.where(known, one.m2, 0) + off * off * old * share
     table["counted"][new] = total
-    table["own"][new] += one.counts
+    table["own"][new] += one.counts - np.where(few[..., None], beyond, 0)
     last = table.clock[new, SEEN] + 1 >= rules.lens
-    unit = _floor_of_unit(np.sqrt(m2 / np.maximum(total - 1, 1)), centre)
+    sd = np.sqrt(m2 / np.maximum(total - 1, 1))
+    unit = np.where(_varies(sd, centre), sd, np.nan)
     table.centre_of_rows[new] = np.where(total > 0, centre, np.nan)
     table.unit[new] = np.where(total > 0, np.where(last[:, None], unit, m2), np.nan)
     done = new[last]
@@ -205,15 +214,16 @@ def _first_windows(
     table["rare_up_to"][done] = channels.rare_up_to(training, own)
 
 
-def _unit_of_new_features(table: Table, windows: Windows) -> None:
-    """A feature without a value in the first windows takes centre and unit from its first one."""
-    late = np.isnan(table.unit) & np.isfinite(windows.m2) & (windows.n > 1)
+def _unit_of_new_features(table: Table, windows: Windows, which: npt.NDArray) -> None:
+    """A feature that did not vary in the first windows, or had no value, takes centre and unit from
+    the first one in which it does: until then ranks, missing and rare rows tell of it."""
+    late = which[:, None] & np.isnan(table.unit) & np.isfinite(windows.m2) & (windows.n > 1)
     if late.any():
         sd = np.sqrt(windows.m2 / np.maximum(windows.n - 1, 1))
-        table.unit[late] = _floor_of_unit(sd, windows.mean)[late]
-        table.centre_of_rows[late] = windows.mean[late]
+        late &= _varies(sd, windows.mean)
+        table.unit[late], table.centre_of_rows[late] = sd[late], windows.mean[late]
 
 
-def _floor_of_unit(sd: F64, centre: F64) -> F64:
-    """An sd that a constant feature has too: what float32 can tell."""
-    return np.maximum(sd, np.maximum(1e-6 * np.abs(centre), 1e-30))
+def _varies(sd: F64, centre: F64) -> BOOL:
+    """Whether an sd is more than what float32 cannot tell from none."""
+    return np.asarray(sd > np.maximum(1e-6 * np.abs(centre), 1e-30))

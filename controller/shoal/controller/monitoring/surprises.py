@@ -26,6 +26,9 @@ EVENT, EVENT_KEPT = 5.0, 0.7
 STUCK = -2.0
 #: Late windows in a row after which a device's clock is taken to have been set back.
 SET_BACK = 32
+#: Windows that what is known of a site beforehand counts for: its devices' surprises together are
+#: 0 and of variance 1 where nothing changes.
+SITE_PRIOR = 96
 #: Largest ratio of a residual's variance to that of its forecast's error.
 MOST_PERSISTENT = 1e4
 
@@ -75,7 +78,8 @@ class Outcome(NamedTuple):
     change     (B, S): how far the series moved from its forecast by the clock, in its channel's
                unit; NaN where it is not known. expected (B, S): that forecast, in the same unit
     surprise   (B, S): z, 0 where nothing is known; tau (B, S): the tolerance in the same unit
-    ready      (B,): enough windows were seen; covered (B,): this hour was seen on an earlier day
+    ready      (B,): enough windows were seen; half_ready: half of that, a site may count it
+    covered    (B,): this hour was seen on an earlier day
     """
 
     log_e: F64
@@ -88,6 +92,7 @@ class Outcome(NamedTuple):
     surprise: F64
     tau: F64
     ready: BOOL
+    half_ready: BOOL
     covered: BOOL
 
 
@@ -130,8 +135,10 @@ def step(
     """
     channel = channel_of(table.layout.series)
     seen = table.clock[:, SEEN] + 1
-    judged, ready = seen > rules.lens, seen > rules.first
-    windows = np.maximum(seen - rules.lens, 1)[:, None]
+    of_site = not table.layout.features
+    first = 0 if of_site else rules.lens
+    judged, ready = seen > first, seen > rules.first
+    windows = np.maximum(seen - first, 1)[:, None] + (SITE_PRIOR if of_site else 0)
     known = np.isfinite(reading.values) & judged[:, None]
     fresh = np.isnan(table["centre"]) & known
     table["centre"] = np.where(fresh, reading.values, table["centre"])
@@ -146,14 +153,17 @@ def step(
     freedom = bets.degrees_of_freedom(table, excess[channel], windows)
     sides = [bets.normal_score(side * z - tau, freedom) for side in (1, -1)]
     scores = np.minimum(np.stack(sides, axis=-1), reading.cap[:, None])
-    unseen = ~covered[:, None] & _CYCLIC[channel]
+    unseen = ~covered[:, None] & _CYCLIC[channel] & ~_beyond(table, reading)
     scores = np.where(unseen[..., None], np.minimum(scores, 0), scores)
     scores = np.where(known[..., None], scores, np.nan)
-    log_e = bets.bet(table, scores, windows, rules.awake, _persistence_of_rare(made.square))
+    log_e = bets.bet(
+        table, scores, windows, rules.awake, _persistence_of_rare(made.square, windows)
+    )
 
     before = table["quiet"] > 0
     said = bets.decide(table, log_e, log_a, stretch[channel], ready, times.window_s)
-    recent = np.where(np.abs(z) < 4, table["lagged"][..., 1], residual)
+    recent = np.where(before, table["lately"][..., 0], table["lagged"][..., 1])
+    recent = np.where(np.abs(z) < 4, recent, residual)
     judged_window = learning.Judged(
         made.g, made.gain, made.leverage, residual, error, made.width, made.sd, z,
         bets.normal_score(z, freedom), known, known & ~before, log_e < SUSPECT, made.late, windows,
@@ -168,7 +178,7 @@ def step(
     return Outcome(
         log_e, said.threshold, said.hit, said.alarmed, groups(said.hit) & ~groups(before),
         np.where(known, recent, np.nan), made.cycle + table["centre"], z,
-        np.broadcast_to(tau, z.shape), ready, covered,
+        np.broadcast_to(tau, z.shape), ready, 2 * seen > rules.first, covered,
     )  # fmt: skip
 
 
@@ -247,10 +257,21 @@ def _note_by_the_clock(table: Table, local: F64, z: Array, rules: Rules, channel
     table["busy"][each, 1, :, half] = np.maximum(table["busy"][each, 1, :, half], groups(large))
 
 
-def _persistence_of_rare(square: Array) -> Array:
+def _beyond(table: Table, reading: Reading) -> BOOL:
+    """(B, S): series of features most of whose rows were never seen: no hour explains them."""
+    found = np.zeros(reading.values.shape, bool)
+    if table.layout.features:
+        angle = np.nan_to_num(reading.values[:, channels.RARE : -1 : channels.CHANNELS])
+        found[:, :-1] = np.repeat(np.square(np.sin(angle)) > 0.5, channels.CHANNELS, axis=1)
+    return found
+
+
+def _persistence_of_rare(square: Array, windows: Array) -> Array:
     """(B, S): least long-run variance. Rare rows are too few to measure theirs, and come in
-    clusters where the feature is autocorrelated: (1 + φ) / (1 - φ) of its mean."""
-    phi = np.sqrt(np.clip(square, 0, 0.9999))
+    clusters where the feature is autocorrelated: (1 + φ) / (1 - φ) of its mean, as far as φ² is
+    more than chance gives in so many windows."""
+    chance = 1 + 2 * np.sqrt(2 / np.minimum(windows, bets.MEMORY))
+    phi = np.sqrt(np.clip(1 - chance * (1 - square), 0, 0.9999))
     factor = np.ones(phi.shape)
     of_mean = phi[:, channels.MEAN : -1 : channels.CHANNELS]
     factor[:, channels.RARE : -1 : channels.CHANNELS] = (1 + of_mean) / (1 - of_mean)

@@ -16,7 +16,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    UniqueConstraint,
 )
 
 from shoal.controller.store.columns import count, metadata, number, text
@@ -241,50 +240,6 @@ unused_file = Table(  # blobs of deleted things; written_at: the file's time whe
 
 # --- monitoring -------------------------------------------------------------------------------
 
-baseline = Table(  # of one subject and release; state: monitoring.drift.Baseline
-    "baseline",
-    metadata,
-    Column("scope", String(8), primary_key=True),
-    Column("subject", String(63), primary_key=True),
-    Column("model", String(63), primary_key=True),
-    Column("release", String(80), primary_key=True),
-    count("windows"),
-    number("until_at"),
-    Column("state", LargeBinary, nullable=False),
-)
-finding = Table(
-    "finding",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=True),
-    number("at"),
-    text("kind"),
-    text("scope"),
-    text("subject"),
-    text("model"),
-    text("release"),
-    text("feature"),
-    count("scale"),
-    number("log10_p"),
-    number("log10_alpha"),
-    number("hellinger"),
-    number("psi"),
-    count("rows"),
-    UniqueConstraint("kind", "scope", "subject", "model", "release", "feature", "scale", "at"),
-    Index("ix_finding_at", "at"),
-)
-drift_point = Table(  # heatmap column: one row per subject and window, alarmed or not
-    "drift_point",
-    metadata,
-    Column("scope", String(8), primary_key=True),
-    Column("subject", String(63), primary_key=True),
-    Column("model", String(63), primary_key=True),
-    Column("at", Float, primary_key=True),
-    text("release"),
-    Column("log10_p", LargeBinary, nullable=False),
-    Column("psi", LargeBinary, nullable=False),
-    Column("alarmed", LargeBinary, nullable=False),  # float32, float32, uint8, each (features,)
-    Index("ix_drift_point_at", "at"),
-)
 alert = Table(
     "alert",
     metadata,

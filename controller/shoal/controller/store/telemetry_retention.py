@@ -5,7 +5,8 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Table, delete, select, tuple_
 
 from shoal.controller.host.context import Context
-from shoal.controller.store.tables import change, device_event, drift_point, finding
+from shoal.controller.store.drift_tables import drift_point, drift_state, finding
+from shoal.controller.store.tables import change, device_event
 from shoal.controller.store.window_sums import DAY, HOUR
 from shoal.controller.store.window_tables import received, window_subject, window_sum
 
@@ -29,6 +30,7 @@ def delete_expired(ctx: Context) -> None:
         _delete(ctx, window_sum, window_sum.c.at, now - days * 86_400, window_sum.c.span == span)
     _delete(ctx, drift_point, drift_point.c.at, before)
     _delete(ctx, finding, finding.c.at, before)
+    _delete(ctx, drift_state, drift_state.c.saved_at, before)
     _delete(ctx, device_event, device_event.c.received_at, before)
     _delete(ctx, change, change.c.at, now - CHANGES_S)
 

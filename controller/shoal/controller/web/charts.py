@@ -111,13 +111,14 @@ def grid(drift: DriftMap) -> dict[str, list]:
     column = {at: i for i, at in enumerate(times)}
     row = {name: i for i, name in enumerate(drift.features)}
     shape: dict[str, list] = {
-        key: [[None] * len(times) for _ in drift.features] for key in ("log10_p", "psi", "alarmed")
+        key: [[None] * len(times) for _ in drift.features]
+        for key in ("log10_p", "moved", "alarmed")
     }
     for cell in drift.cells:
         if cell.feature in row:
             r, c = row[cell.feature], column[cell.at]
             shape["log10_p"][r][c] = round(max(-999.0, cell.log10_p), 2)
-            shape["psi"][r][c] = round(cell.psi, 4)
+            shape["moved"][r][c] = round(cell.moved, 3)
             shape["alarmed"][r][c] = int(cell.alarmed)
     return {"features": list(drift.features), "times": times, **shape}
 
@@ -127,7 +128,7 @@ class FeatureRow(NamedTuple):
 
     name: str
     log10_p: float
-    psi: float
+    moved: float
     alarms: int
     first_alarm_at: float
     now: bool
@@ -146,7 +147,7 @@ def feature_rows(drift: DriftMap) -> list[FeatureRow]:
             FeatureRow(
                 name,
                 last.log10_p if last else 0.0,
-                last.psi if last else 0.0,
+                last.moved if last else 0.0,
                 len(alarmed),
                 alarmed[0].at if alarmed else 0.0,
                 bool(last and last.alarmed),

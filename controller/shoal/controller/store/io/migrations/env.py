@@ -4,6 +4,7 @@ from alembic import context
 
 from shoal.controller.store import (  # noqa: F401 (their tables are in the metadata)
     alert_tables,
+    drift_tables,
     flood_tables,
     group_tables,
     notification_tables,

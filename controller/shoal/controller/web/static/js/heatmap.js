@@ -101,11 +101,11 @@
 
   function tell() {
     const p = part();
-    const { features, times: t, log10_p, psi, alarmed } = p.data;
+    const { features, times: t, log10_p, moved, alarmed } = p.data;
     const value = log10_p[at.row][at.column];
     p.heat.parentElement.querySelector("[data-read]").textContent =
       `${features[at.row]}, ${new Date(t[at.column] * 1e3).toISOString().slice(11, 19)} UTC: ` +
-      (value === null ? "no data" : `${alarmed[at.row][at.column] ? "drift alarm" : "within tolerance"}, p = 10^${value.toFixed(1)}, PSI ${psi[at.row][at.column].toFixed(3)} against training`);
+      (value === null ? "no data" : `${alarmed[at.row][at.column] ? "drift alarm" : "within tolerance"}, p = 10^${value.toFixed(1)}, moved by ${moved[at.row][at.column].toFixed(2)}`);
   }
 
   function move(rows, columns) {
