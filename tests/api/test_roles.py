@@ -110,6 +110,7 @@ LEAST = {
     "GET /api/v1/drift/histogram": "viewer",
     "GET /api/v1/findings": "viewer",
     "GET /api/v1/performance": "viewer",
+    "GET /api/v1/performance/map": "viewer",
     "GET /api/v1/alerts": "viewer",
     "GET /api/v1/alerts/counts": "viewer",
     "GET /api/v1/alerts/{id}": "viewer",
