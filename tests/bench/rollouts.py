@@ -136,7 +136,7 @@ def _add_devices(ctx: Context, names: list[str], release: str) -> None:
 
 def _roll_out(ctx: Context, names: list[str], release: str) -> Measured:
     held: list[float] = []
-    ctx = ctx._replace(store=_Timed(ctx.store, held))
+    setting_up, ctx = ctx, ctx._replace(store=_Timed(ctx.store, held))
     plan = RolloutPlan(release=release, stages=[StagePlan(name="all")])
     started: list[str] = []
     sent: list[assignments.Pending] = []
@@ -155,16 +155,16 @@ def _roll_out(ctx: Context, names: list[str], release: str) -> Measured:
     gc.freeze()  # the garbage collector would look through this bench's own events
     events_s = cpu_seconds(lambda: _ingest(ctx, events))
     assert rollouts.get_rollout(ctx, started[0]).state in ENDED
-    with ctx.store.write() as db:
+    with setting_up.store.write() as db:
         db.execute(update(tables.device).values(releases={MODEL: release}))
     looked_s = cpu_seconds(lambda: _converge(ctx))
-    _add_devices(ctx, [f"new-{name}" for name in names], "")
-    with ctx.store.write() as db:
+    _add_devices(setting_up, [f"new-{name}" for name in names], "")
+    with setting_up.store.write() as db:
         new = [f"new-{name}" for name in names]
         changed_devices.add(db, new, changed_devices.ENROLLED)
     joined_s = cpu_seconds(lambda: _converge(ctx))
     _order(ctx, [])
-    with ctx.store.write() as db:
+    with setting_up.store.write() as db:
         mine = tables.device.c.name.startswith("new-")
         db.execute(update(tables.device).where(mine).values(state="decommissioned"))
     back = RolloutPlan(release=f"{MODEL}@1", stages=plan.stages)
