@@ -113,6 +113,10 @@ disk_free_mb = {alerts.disk_free_mb}     # less free disk raises one
 temperature_c = {alerts.temperature_c}     # more heat raises one
 # seconds after which an alert of a severity that nobody took escalates; 0 for never
 escalate_s = {_table(alerts.escalate_s)}
+# whether channels and the heartbeat may go to private and loopback addresses
+notify_private = {_toml(alerts.notify_private)}
+heartbeat_url = {_toml(alerts.heartbeat_url)}         # fetched while all is live; "" for none
+heartbeat_s = {alerts.heartbeat_s}
 
 [ingest]
 device_messages_s = {wanted.ingest.device_messages_s}  # messages a second that one device may send
@@ -226,6 +230,6 @@ def _table(values: Mapping[str, float] | Mapping[str, str]) -> str:
     return "{ " + ", ".join(pairs) + " }"
 
 
-def _toml(value: str | list[str] | list[int]) -> str:
-    """TOML's strings and arrays of these are JSON's."""
+def _toml(value: str | bool | list[str] | list[int]) -> str:
+    """TOML's strings, booleans and arrays of these are JSON's."""
     return json.dumps(value)
