@@ -238,10 +238,14 @@ def nulls() -> str:
 
 def _null(line: dict[str, Any]) -> str:
     """Such as "0 in 1,160 days: ≤ 207 a day"."""
-    rate = f"{line['findings_per_day']:,.3g} ({line['at_least']:,.3g} to {line['at_most']:,.3g})"
-    scaled = f"≤ {line['at_most']:,.3g}" if not line["findings"] else rate
+    rate, least, most = (_few(line[k]) for k in ("findings_per_day", "at_least", "at_most"))
+    scaled = f"{rate} ({least} to {most})" if line["findings"] else f"≤ {most}"
     broken = "**" if line["verdict"] == "broken" else ""
     return f"{broken}{line['findings']} in {line['feature_days']:,.0f} days: {scaled} a day{broken}"
+
+
+def _few(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def drift_delays() -> str:
@@ -288,12 +292,13 @@ def drift_recordings() -> str:
     """What was found in recordings of machines."""
     table = {}
     for x in _monitoring()["recordings"]:
-        name = f"{x['recording']}, {x['n']} rows in {x['window_s']:g} s: {x['what']}"
+        rule = {"product": "", "flat": ", no cycle", "short": ", no cycle, first 24"}[x["rule"]]
+        name = f"{x['recording']}{rule}, {x['n']} rows in {x['window_s']:g} s: {x['what']}"
         if x["cases"]:
             median = f"{x['median_windows']:g}" if x["found"] else "–"
             table[name] = [f"{x['found']} of {x['cases']}", median, ""]
         else:
-            table[name] = ["", "", f"{x['findings']} in {x['days']:.3g} days"]
+            table[name] = ["", "", f"{x['findings']} in {x['days']:.2g} days"]
     return _grid("recording", ["found", "after windows, median", "false alarms"], table)
 
 

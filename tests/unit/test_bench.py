@@ -15,8 +15,8 @@ from programs import nats_server
 
 BENCH = Path(__file__).parents[1] / "bench"
 ROOT = BENCH.parents[1]
-#: Run apart: two want peers in environments of their own, and no numbers of two are committed.
-APART = ("peers", "federated", "feeds", "monitoring")
+#: Run apart: two want peers in environments of their own, and no numbers of feeds are committed.
+APART = ("peers", "federated", "feeds")
 NAMES = [name for name in ALL if name not in APART]
 WITH_BROKER = [pytest.mark.broker, pytest.mark.slow]
 
