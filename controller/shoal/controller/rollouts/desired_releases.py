@@ -156,8 +156,10 @@ class _Look:
         if order is None or order.rollout == by.rollout:
             return ""
         ended = self._ended(order.rollout)
-        if ended is None or ended.at <= by.since or order.release != serves:
+        if ended is None or order.release != serves:
             return ""
+        if ended.at < by.since or (ended.at == by.since and not order.removes):
+            return ""  # an undeployment starts after every rollout has ended: at a tie it is later
         if order.removes:
             return f"{by.model} was removed by {order.rollout}"
         whose = candidate(row)
