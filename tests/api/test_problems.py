@@ -27,6 +27,7 @@ CASES: list[tuple[Exception, int, str]] = [
     (errors.TrustError("bad"), 409, "untrusted"),
     (errors.UntrustedError("bad"), 409, "bad-signature"),
     (errors.StaleError("bad"), 409, "stale"),
+    (errors.ExpiredError("bad"), 409, "stale"),
     (errors.MisdirectedError("bad"), 409, "misdirected"),
     (errors.RefusedError("too few", "cohort-too-small"), 409, "round-refused"),
     (errors.StorageError("full"), 507, "storage"),

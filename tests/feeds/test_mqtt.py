@@ -5,7 +5,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -320,29 +321,29 @@ def test_the_broker_publishes_the_death_of_a_killed_agent(
     recorder: Recorder, broker: PlantBroker, client: Join
 ) -> None:
     scada = Scada(client("spBv1.0/plant/+/gateway"))
-    script = Path(__file__).parent / "edge_node.py"
-    environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
-    command = [sys.executable, str(script), str(recorder.folder), broker.url]
-    with subprocess.Popen(command, env=environment) as agent:
-        eventually(
-            lambda: scada.kinds()[-1:] == ["NBIRTH"] and len(scada.messages[-1][1].metrics) > 2
-        )
-        agent.kill()
+    with edge_process(recorder, broker):
+        eventually(lambda: scada.kinds() == ["NBIRTH", "NDATA"], "its stored prediction", 60)
     eventually(lambda: scada.kinds()[-1] == "NDEATH", "the broker publishes the will")
     (bd_seq,) = scada.messages[-1][1].metrics
     birth = next(payload for kind, payload in scada.messages if kind == "NBIRTH")
     assert (bd_seq.name, bd_seq.value) == ("bdSeq", birth.metrics[0].value)
 
 
-def killed_edge(recorder: Recorder, broker: PlantBroker, count: int) -> None:
-    """An edge node's process that has written `count` predictions for an absent host; kill -9."""
-    script = Path(__file__).parent / "edge_node.py"
+@contextmanager
+def edge_process(recorder: Recorder, broker: PlantBroker, *host_and_count: str) -> Iterator[None]:
+    """An edge node's process that has written its predictions; kill -9 in the end, in any case."""
+    script, said = Path(__file__).parent / "edge_node.py", recorder.folder / "said"
     environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
-    command = [sys.executable, str(script), str(recorder.folder), broker.url, "scada", str(count)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as agent:
-        assert agent.stdout is not None
-        assert agent.stdout.readline() == b"written\n"
-        agent.kill()
+    command = [sys.executable, str(script), str(recorder.folder), broker.url, *host_and_count]
+    with (
+        said.open("wb") as out,
+        subprocess.Popen(command, env=environment, stdout=out) as agent,
+    ):
+        try:
+            eventually(lambda: said.read_bytes() == b"written\n", "its predictions", 60)
+            yield
+        finally:
+            agent.kill()
 
 
 @pytest.mark.parametrize("is_up", [True, False], ids=["broker up", "broker away"])
@@ -351,7 +352,8 @@ def test_stored_predictions_survive_kill_9_of_the_agent(
 ) -> None:
     if not is_up:
         broker.kill()
-    killed_edge(recorder, broker, 250)
+    with edge_process(recorder, broker, "scada", "250"):
+        pass
     if not is_up:
         broker.start()
     scada, sink = Scada(client("spBv1.0/plant/+/gateway")), edge(recorder, broker, host="scada")

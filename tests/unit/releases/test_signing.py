@@ -11,7 +11,7 @@ from tuf.api.metadata import Metadata
 
 from controllers import NOW, Clock, repository_fetch
 from shoal.controller.releases.io.signing import DAYS, Signer
-from shoal.errors import MisdirectedError, SettingError, StaleError, UntrustedError
+from shoal.errors import MisdirectedError, SettingError, StaleError, TrustError, UntrustedError
 from shoal.orders import Order
 from shoal.trust import ImageRepository, check_ring, removal, verify_orders
 
@@ -33,11 +33,13 @@ def device(tmp_path: Path, signer: Signer) -> ImageRepository:
     return ImageRepository(tmp_path / "cache", signer.root, repository_fetch(tmp_path))
 
 
-def order(role: str = "release", version: int = 3, data: bytes = MANIFEST) -> Order:
+def order(
+    role: str = "release", version: int = 3, data: bytes = MANIFEST, model: str = "lot-codes"
+) -> Order:
     return Order(
-        model="lot-codes",
+        model=model,
         version=version,
-        path=f"{role}/lot-codes/{version}/manifest.json",
+        path=f"{role}/{model}/{version}/manifest.json",
         length=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         rollout="r1",
@@ -134,15 +136,24 @@ def test_one_models_key_signs_no_other_models_release(signer: Signer) -> None:
 
 
 def test_an_assignment_reads_as_it_was_ordered(signer: Signer) -> None:
-    signed = signer.sign_orders("cam-1", 4, [order(), order("candidate", 9)], NOW)
+    ordered = [order(), order("candidate", 9, model="pump")]
+    signed = signer.sign_orders("cam-1", 4, ordered, NOW)
     read = verify_orders(
         signed, director_root=signer.director_root, device="cam-1", floor=4, now_s=NOW
     )
     assert (read.version, read.signed_s) == (4, NOW)
     assert {o.path: o.attempt for o in read.orders} == {
-        order().path: 1, order("candidate", 9).path: 1
+        "release/lot-codes/3/manifest.json": 1, "candidate/pump/9/manifest.json": 1
     }  # fmt: skip
+    assert {o.release for o in read.orders} == {"lot-codes@3", "pump@9"}
     assert read.orders[0].deadline_s == int(NOW + 60)
+
+
+def test_an_assignment_of_two_releases_of_one_model_is_refused(signer: Signer) -> None:
+    signed = signer.sign_orders("cam-1", 4, [order(), order("candidate", 9)], NOW)
+    root = signer.director_root
+    with pytest.raises(TrustError, match="two releases of one model"):
+        verify_orders(signed, director_root=root, device="cam-1", floor=4, now_s=NOW)
 
 
 def test_an_assignment_is_for_one_device_and_for_a_week(signer: Signer) -> None:
