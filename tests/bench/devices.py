@@ -18,11 +18,14 @@ from shoal.agent.host.io.folder import (
     CA,
     CERTIFICATE,
     DIRECTOR,
+    JOURNAL,
     KEY,
     MODELS,
     ROOT,
     SETTINGS,
 )
+from shoal.agent.installed.io.journal import SqliteJournal
+from shoal.agent.installed.record import Record, State
 
 PATIENCE_S = 30.0
 BYTECODE = Path(__file__).parents[2] / "build" / "bytecode"
@@ -35,7 +38,7 @@ for module in pkgutil.walk_packages(shoal.agent.__path__, "shoal.agent."):
 
 
 def seed_folder(folder: Path, release: Release) -> None:
-    """An agent folder with an unreachable controller."""
+    """An agent folder with an unreachable controller, and a release that was committed."""
     folder.mkdir(parents=True)
     settings = config.Settings(
         device=config.Device(name="bench-1", site="here", profile="generic"),
@@ -45,7 +48,9 @@ def seed_folder(folder: Path, release: Release) -> None:
     (folder / SETTINGS).write_text(config.dump(settings))
     for name in (CA, CERTIFICATE, KEY, ROOT, DIRECTOR):
         (folder / name).write_text("{}")
-    install(release, folder / MODELS)
+    journal = SqliteJournal(folder / JOURNAL)
+    journal.save(Record(model=MODEL, serving=install(release, folder / MODELS), state=State.IDLE))
+    journal.close()
 
 
 class Device:

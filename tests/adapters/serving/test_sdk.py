@@ -15,13 +15,14 @@ from devices import MODEL, engine, softmax
 from endpoints import Running
 from real_agents import Process, enrol
 from real_models import FEATURES, answers, mlp, put_release
-from shoal import wire
+from shoal import bundle, wire
 from shoal.agent import Client, Session
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io import config
-from shoal.agent.host.io.folder import MODELS, SETTINGS, SOCKET, SPOOL
+from shoal.agent.host.io.folder import JOURNAL, MODELS, SETTINGS, SOCKET, SPOOL
+from shoal.agent.installed.io.journal import SqliteJournal
 from shoal.agent.installed.io.slots import DiskSlots
-from shoal.agent.installed.record import Slot
+from shoal.agent.installed.record import Record, Slot, State
 from shoal.agent.serving.io import window_spool
 from shoal.agent.serving.io.window_spool import WindowSpool
 from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
@@ -171,7 +172,7 @@ class Folder:
                 model="parts",
                 release=manifest.release,
                 path=f"release/parts/{version}/manifest.json",
-                sha256=str(version),
+                sha256=bundle.sha256_of(folder / bundle.MANIFEST),
                 variant="fp32",
                 model_sha256=manifest.variant("fp32").file.sha256,
                 counter=1,
@@ -206,8 +207,6 @@ def test_a_session_infers_in_process_and_its_windows_reach_the_agent(folder: Fol
     (window,) = folder.windows()
     assert (window.release, window.rows, window.errors, window.labelled) == ("parts@1", 6, 1, 3)
     engine_references = folder.slots.path("parts", "a")
-    from shoal import bundle
-
     references = bundle.read_references(engine_references, bundle.read_manifest(engine_references))
     assert window.reference == references.id
     assert Sketch.from_bytes(references.inputs, window.inputs).rows == 6
@@ -324,6 +323,9 @@ def test_a_window_is_in_the_outbox_once_however_often_it_is_read(tmp_path: Path)
 def test_windows_of_a_session_reach_the_outbox_of_a_real_agent(tmp_path: Path) -> None:
     device = enrol(tmp_path).folder
     installed = Folder(device)
+    journal = SqliteJournal(device / JOURNAL)
+    journal.save(Record(model="parts", serving=installed.slots.found()[0], state=State.IDLE))
+    journal.close()
     config_of = config.load(device)
     (device / SETTINGS).write_text(
         config.dump(msgspec.structs.replace(config_of, source=None, sources={}))

@@ -15,6 +15,7 @@ from devices import MODEL as ROWS_MODEL
 from devices import softmax
 from endpoints import Running, connect, named, read
 from endpoints import request as http_request
+from shoal import bundle
 from shoal.agent import Client, Session
 from shoal.agent.host.io import config
 from shoal.agent.host.io.folder import MODELS as FOLDER
@@ -217,8 +218,10 @@ def install(folder: Path, model: TensorModel) -> None:
     (folder / SETTINGS).write_text(config.dump(config.Settings(device=device)))
     slots = DiskSlots(folder / FOLDER)
     manifest = put_tensors(slots.path(MODEL, "a"), model)
-    sha256 = manifest.variant("fp32").file.sha256
-    slots.point(MODEL, msgspec.structs.replace(slot_of(), model_sha256=sha256))
+    signed = bundle.sha256_of(slots.path(MODEL, "a") / bundle.MANIFEST)
+    model_sha256 = manifest.variant("fp32").file.sha256
+    slot = msgspec.structs.replace(slot_of(), sha256=signed, model_sha256=model_sha256)
+    slots.point(MODEL, slot)
 
 
 def test_a_session_infers_in_process_and_its_window_counts(tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def needed(cloud: Cloud, version: int) -> int:
     return sum(file.size for file in manifest.files_for(PROFILE))
 
 
+#: Of a stage: what is signed, a few kB that the reserve has room for.
+SIGNED = (bundle.MANIFEST, "proof.json")
+
+
 def left_of(device: Device) -> set[str]:
     """Everything under the model's folder, by its path there."""
     folder = device.folder / "models" / MODEL
@@ -57,7 +61,8 @@ def whole_slots(device: Device) -> set[str]:
     found = {"current"}
     for slot in ("a", "b"):
         manifest = bundle.read_manifest(device.slots.path(MODEL, slot))
-        names = [f.name for f in manifest.files_for(PROFILE)] + [bundle.MANIFEST, "slot.json"]
+        names = [f.name for f in manifest.files_for(PROFILE)]
+        names += [bundle.MANIFEST, "slot.json", "proof.json"]
         found |= {f"{slot}/{name}" for name in names}
     return found
 
@@ -207,7 +212,7 @@ def test_a_delta_needs_no_more_room_than_the_file_that_it_makes(
 
     def weigh() -> None:
         if stage.exists():
-            files = [path for path in stage.iterdir() if path.name != bundle.MANIFEST]
+            files = [path for path in stage.iterdir() if path.name not in SIGNED]
             most[0] = max(most[0], sum(path.stat().st_size for path in files))
 
     def write(self: Path, data: bytes) -> int:
