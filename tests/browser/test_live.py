@@ -119,7 +119,7 @@ def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(
     tab: Tab, console: Console
 ) -> None:
     page = tab.go("/drift?model=lot-codes&scope=site&subject=north-annex")
-    expect(page.locator("#drift-summary")).to_contain_text("drifted from the baseline")
+    expect(page.locator("#drift-summary")).to_contain_text("drifted from the usual")
     heat = page.locator("#heat")
     heat.focus()
     page.keyboard.press("End")
@@ -151,15 +151,15 @@ def test_drift_is_found_on_one_site_and_every_square_leads_to_its_histogram(
 
 def test_an_alert_leads_to_its_drift_and_can_be_taken_in_hand(tab: Tab) -> None:
     page = tab.go("/alerts")
-    first = page.locator(".alert", has_text="north-annex").first
-    expect(first).to_contain_text("Open")
-    expect(first.locator(".next")).to_be_visible()
+    drifted = page.locator(".alert", has_text="inputs at north-annex have drifted")
+    expect(drifted).to_contain_text("Open")
+    expect(drifted.locator(".next")).to_be_visible()
     before = int(page.locator("#alert-badge").inner_text().split()[0])
-    first.get_by_role("button", name="Acknowledge").focus()
+    drifted.get_by_role("button", name="Acknowledge").focus()
     page.keyboard.press("Enter")
-    expect(first).to_contain_text("acknowledged by admin")
+    expect(drifted).to_contain_text("acknowledged by admin")
     expect(page.locator("#alert-badge")).to_contain_text(str(before - 1) if before > 1 else "")
-    first.get_by_role("link", name="Show the drift").click()
+    drifted.get_by_role("link", name="Show the drift").click()
     expect(page.get_by_label("Subject")).to_have_value("site:north-annex")
 
 
