@@ -1,5 +1,6 @@
 """Shared state of a demo: folder, processes, progress, and the signed-in API client."""
 
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,13 +98,25 @@ class Context:
         )
         return found
 
-    def accuracy(self, *, since: float, **where: Any) -> JsonObject:
-        """Accuracy from labels, over the windows that began after `since`."""
-        items = list(
-            self.api.items(at("performance"), model=self.scenario.model, since=since, **where)
-        )
-        found: JsonObject = items[0] if items else {"labelled": 0, "accuracy": None, "rows": 0}
-        return found
+    def accuracy(self, *, site: str, since: float, release: str = "") -> JsonObject:
+        """Accuracy from labels at a site, over the windows that began after `since`.
+
+        From the windows: the performance of a site is kept by whole hours.
+        """
+        found = [
+            window
+            for station in self.scenario.stations
+            if station.site == site
+            for window in self.windows(station.name, since)
+            if window["model"] == self.scenario.model and release in ("", window["release"])
+        ]
+        labelled, correct = (sum(w[name] for w in found) for name in ("labelled", "correct"))
+        p50 = [window["p50_us"] for window in found if window["rows"]]
+        return {
+            "labelled": labelled,
+            "accuracy": correct / labelled if labelled else None,
+            "p50_us": statistics.median(p50) if p50 else None,
+        }
 
     # -- waiting
 

@@ -41,7 +41,7 @@ def accuracy_by_site(context: Context, since: float, release: str = "") -> dict[
         p50 = seen["p50_us"]
         context.progress.report(
             f"accuracy at {site}: [bold]{found[site]:.3f}[/bold] over {seen['labelled']} labelled "
-            f"rows" + (f", p50 {p50:.0f} µs" if p50 is not None else "")
+            f"rows" + (f", median p50 {p50:.0f} µs" if p50 is not None else "")
         )
     return found
 
