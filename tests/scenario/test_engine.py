@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fakes import memory_folder
+from fakes import Idle, memory_folder
 from fleet import Fleet
 from shoal import topics, wire
 from shoal.controller.engine import Periodic
@@ -44,7 +44,7 @@ def test_one_job_that_fails_stops_no_other(fleet, caplog):
 
 def test_a_thread_that_ends_by_an_error_ends_the_engine_with_it(fleet, monkeypatch):
     fleet.engine._link.stop()
-    engine = build_engine(fleet.ctx, threading.Event(), Quiet(), link=fleet._link)
+    engine = build_engine(fleet.ctx, threading.Event(), Idle(), link=fleet._link)
 
     def broken(timeout_s=0.0):
         raise MemoryError("no memory for a batch")
@@ -60,7 +60,7 @@ def test_its_threads_take_messages_and_move_a_rollout_in_real_time(fleet):
     fleet.run(1)
     fleet.engine._link.stop()
     stopping = threading.Event()
-    engine = build_engine(fleet.ctx, stopping, Quiet(), link=fleet._link)
+    engine = build_engine(fleet.ctx, stopping, Idle(), link=fleet._link)
     fleet.engine = engine
     running = threading.Thread(target=engine.run)
     running.start()
@@ -85,14 +85,6 @@ def live(fleet):
         station.step()
     fleet.broker.pump()
     return True
-
-
-class Quiet:
-    def step(self):
-        pass
-
-    def stop(self):
-        pass
 
 
 def enqueue(fleet):

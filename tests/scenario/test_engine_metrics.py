@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert
 
-from fakes import memory_folder
+from fakes import Idle, memory_folder
 from fleet import Fleet
 from shoal.controller.engine import Periodic
 from shoal.controller.engine_jobs import build_engine
@@ -23,14 +23,6 @@ pytestmark = pytest.mark.scenario
 def fleet():
     with memory_folder() as folder:
         yield Fleet(folder)
-
-
-class Quiet:
-    def step(self):
-        pass
-
-    def stop(self):
-        pass
 
 
 def samples(fleet):
@@ -119,7 +111,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_measured(fleet, monkeypatch
 def test_a_running_engine_writes_its_file_at_once(fleet):
     fleet.engine._link.stop()
     stopping = threading.Event()
-    engine = build_engine(fleet.ctx, stopping, Quiet(), link=fleet._link)
+    engine = build_engine(fleet.ctx, stopping, Idle(), link=fleet._link)
     running = threading.Thread(target=engine.run)
     running.start()
     try:

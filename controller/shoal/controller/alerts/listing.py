@@ -16,6 +16,7 @@ from shoal.controller.alerts.records import (  # fmt: skip
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
 from shoal.controller.store.alert_tables import alert_event, alert_member
+from shoal.controller.store.columns import like_text
 from shoal.controller.store.records import Page
 from shoal.controller.store.tables import alert
 from shoal.errors import AbsentError, InputError
@@ -45,7 +46,7 @@ def page(
     wanted = [alert.c[name] == value for name, value in exact.items() if value]
     wanted += _state(state) + _severity(severity)
     if q:
-        text = "%" + q.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        text = f"%{like_text(q)}%"
         wanted.append(or_(*(alert.c[n].like(text, escape="\\") for n in ("title", "detail"))))
     query = select(alert).where(*wanted).order_by(alert.c.opened_at.desc(), alert.c.id.desc())
     total = -1

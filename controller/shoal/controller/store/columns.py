@@ -1,4 +1,4 @@
-"""The schema's metadata, and columns that many tables have: never null, with a default."""
+"""The schema's metadata, columns that many tables have (never null), and text in LIKE patterns."""
 
 from sqlalchemy import Column, Float, Integer, MetaData, Text
 
@@ -22,3 +22,8 @@ def text(name: str) -> Column[str]:
 
 def count(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default="0")
+
+
+def like_text(text: str) -> str:
+    """The text in a LIKE pattern as it is: for `like(..., escape="\\")`."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
