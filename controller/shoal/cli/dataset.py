@@ -74,9 +74,10 @@ def add(
       tensors            .npz with an array for each input, and label, site, split; .npy;
                          Parquet with columns of lists
 
-    What was found, and every file or row that was left out, is said. The same file with the same
-    roles is the same version: nothing is stored twice. How a CSV file is read (separator, decimal
-    mark, encoding) is found out, kept with the version, and used whenever it is read again.
+    What was found, and every file or row that was left out, is said. A table is stored as typed
+    Parquet: the same rows with the same roles are the same version, whatever file they come in, and
+    that is said; nothing is stored twice. How a CSV file was read (separator, decimal mark,
+    encoding) is found out and kept with the version.
 
     \b
     Examples:
@@ -164,6 +165,7 @@ def _card(found: JsonObject) -> Group:
         "dataset": _ref,
         "kind": "kind",
         "sha256": "sha256",
+        "of the rows": "content_sha256",
         "rows" if found["kind"] == "table" else "items": "rows",
         "size": lambda d: size(d["size"]),
         "label": "label",

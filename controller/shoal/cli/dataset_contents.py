@@ -13,6 +13,14 @@ _SHOWN = 12
 def added(made: JsonObject) -> Iterator[str]:
     """Lines about a version that was registered."""
     ref = plain(f"{made['name']}@{made['version']}")
+    yield from _content_lines(made, ref)
+    if made["same_as"] == ref:
+        yield "  nothing was added: it holds the same, with the same roles, as what was sent"
+    elif made["same_as"]:
+        yield f"  holds the same as {plain(made['same_as'])}, which has another name or other roles"
+
+
+def _content_lines(made: JsonObject, ref: str) -> Iterator[str]:
     contents = made["contents"]
     if contents is None:
         label = f", label {made['label']}" if made["label"] else ", no label"

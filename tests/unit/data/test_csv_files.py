@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from controllers import make_context
-from shoal.controller.data import csv_detection, datasets, frames
+from shoal.controller.data import csv_batches, csv_detection, datasets, table_files
 from shoal.controller.data.records import CsvFormat, DatasetVersion
+from shoal.controller.data.stored_tables import StoredTable
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import dataset
 from shoal.controller.training.io import rows
@@ -116,7 +117,7 @@ def test_a_byte_order_mark_says_the_encoding(
     made = add(ctx, mark + parts(plant="Görlitz").encode(encoding))
     assert made.csv == CsvFormat(separator=",", encoding=kept)
     assert made.columns[0].name == "heat"
-    table = frames.read_frame(ctx.blobs.path(made.sha256), made.ref, made.csv)
+    table = table_files.read_frame(ctx.blobs.path(made.sha256), made.ref, made.csv)
     assert set(table["plant"]) == {"Görlitz"}
 
 
@@ -134,7 +135,7 @@ def test_another_encoding_is_named_with_the_first_line_that_shows_it(
     assert f"--encoding {encoding}" in words
     made = add(ctx, table, encoding=encoding)
     assert made.csv
-    assert plant in set(frames.read_frame(ctx.blobs.path(made.sha256), "", made.csv)["plant"])
+    assert plant in set(table_files.read_frame(ctx.blobs.path(made.sha256), "", made.csv)["plant"])
 
 
 def test_a_line_far_from_the_beginning_in_another_encoding_is_named_too(ctx: Context) -> None:
@@ -183,7 +184,7 @@ def test_a_row_of_another_width_is_left_out_and_counted_with_its_line(
     assert left_out(made) == {"not as many values as columns": 1}
     assert made.left_out[0].names == [f"line {line}"]
     assert made.rows == 43 + bool(before)
-    again = frames.read_frame(ctx.blobs.path(made.sha256), made.ref, made.csv)
+    again = table_files.read_frame(ctx.blobs.path(made.sha256), made.ref, made.csv)
     assert len(again) == made.rows
     assert again["heat"].iloc[-1] == 1.25
 
@@ -237,7 +238,7 @@ def test_a_german_excel_export_is_read_with_what_its_refusals_print(ctx: Context
     assert [(c.name, c.low, c.high) for c in made.columns[:3]] == [
         ("Drehzahl", 1000.5, 3038.5), ("Temperatur", 20.25, 59.25), ("Datum", None, None)
     ]  # fmt: skip
-    again = frames.read_frame(ctx.blobs.path(made.sha256), made.ref, made.csv)
+    again = table_files.read_frame(ctx.blobs.path(made.sha256), made.ref, made.csv)
     assert again["Drehzahl"].tolist()[:2] == [1000.5, 2001.5]
 
 
@@ -334,7 +335,7 @@ def test_a_version_from_before_formats_were_kept_is_read_as_then(ctx: Context) -
         db.execute(dataset.update().values(csv=None))
     old = datasets.get_dataset(ctx, "parts")
     assert old.csv is None
-    assert len(frames.read_frame(ctx.blobs.path(old.sha256), old.ref, old.csv)) == 40
+    assert len(table_files.read_frame(ctx.blobs.path(old.sha256), old.ref, old.csv)) == 40
     assert add(ctx, parts(";")).ref == made.ref == "parts@1"
 
 
@@ -342,6 +343,51 @@ def test_the_same_file_read_in_another_way_is_another_version(ctx: Context) -> N
     table = parts(";", ",", plant="Köln")
     assert add(ctx, table).version == add(ctx, table, decimal=",").version == 1
     assert add(ctx, table, encoding="latin-1").version == 2
+
+
+LATE_ROWS = {
+    "text among numbers": ("x7,1,east,good", {"heat": "str"}),
+    "a fraction among whole numbers": ("1,1.5,east,good", {"speed": "float64"}),
+    "a value missing among whole numbers": ("1,,east,good", {"speed": "float64"}),
+    "a number beyond 64 bits": (f"1,{10**30},east,good", {"speed": "str"}),
+    "thousands in groups": ('1,"3,456.5",east,good', {"speed": "float64"}),
+    "truth among text": ("1,2,True,good", {"plant": "str"}),
+    "a row of another width": ("1,2", {"heat": "float64"}),
+}
+
+
+@pytest.mark.parametrize(("row", "types"), LATE_ROWS.values(), ids=LATE_ROWS.keys())
+def test_a_column_has_one_type_whatever_part_of_the_file_shows_it(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, row: str, types: dict[str, str]
+) -> None:
+    monkeypatch.setattr(csv_batches, "ROWS", 16)
+    path = ctx.folder / "parts.csv"
+    path.write_text(parts() + row + "\n" + "2,3,007,good\n" * 20)
+    target = ctx.folder / "parts.parquet"
+    reading = table_files.store_table(path, "parts.csv", csv_detection.wanted(), target)
+    with StoredTable(target) as stored:
+        assert {name: str(stored[name].dtype) for name in types} == types
+        whole = table_files.read_frame(path, "parts.csv", reading.how)
+        assert len(stored) == len(whole)
+        for name in stored.columns:
+            assert stored[name].dropna().astype(str).tolist() == [
+                str(v) for v in whole[name].dropna()
+            ]
+        assert set(stored["plant"]) >= {"east", "007"}  # text keeps its zeros
+
+
+def test_truth_with_missing_values_stays_truth(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_batches, "ROWS", 16)
+    head, *lines = parts().splitlines()
+    values = ["True"] * 16 + [""] * 16 + ["False"] * 8
+    path, target = ctx.folder / "parts.csv", ctx.folder / "parts.parquet"
+    rows = [f"{row},{value}" for row, value in zip(lines, values, strict=True)]
+    path.write_text("\n".join([f"{head},on", *rows]))
+    table_files.store_table(path, "parts.csv", csv_detection.wanted(), target)
+    with StoredTable(target) as stored:
+        assert (stored.type_of("on"), stored.missing("on")) == ("bool", 16)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pytest
 
 from controllers import OTHER_CONDITIONS, add_digits, csv, make_context, numbers, shared_data
 from shoal.controller.access import audit
-from shoal.controller.data import datasets, frames
+from shoal.controller.data import datasets, frames, table_files
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.host.context import Context
+from shoal.controller.store.tables import dataset
 from shoal.errors import AbsentError, DatasetError, SettingError
 
 
@@ -52,8 +53,42 @@ def test_a_table_becomes_a_version_with_its_schema(ctx: Context, table: Path) ->
 
 
 def test_the_same_table_again_is_the_same_version(ctx: Context, table: Path) -> None:
-    assert add(ctx, table) == add(ctx, table)
+    first, again = add(ctx, table), add(ctx, table)
+    assert (first.same_as, again.same_as, again.ref) == ("", "rig@1", "rig@1")
     assert len(datasets.list_datasets(ctx)) == 1
+
+
+@pytest.mark.parametrize("form", ["gzip", "semicolons", "parquet"])
+def test_the_same_rows_in_another_file_are_the_same_version(
+    ctx: Context, table: Path, form: str
+) -> None:
+    first = add(ctx, table)
+    if form == "parquet":
+        table_files.read_frame(table).to_parquet(table)
+    elif form == "gzip":
+        table.write_bytes(gzip.compress(table.read_bytes()))
+    else:
+        table.write_text(table.read_text().replace(",", ";").replace(".", ","))
+    again = add(ctx, table)
+    assert (again.ref, again.same_as) == ("rig@1", "rig@1")
+    assert again.content_sha256 == first.content_sha256 != ""
+
+
+def test_the_same_rows_under_another_name_are_said_and_stored_once(
+    ctx: Context, table: Path
+) -> None:
+    first, other = add(ctx, table), add(ctx, table, name="copy")
+    assert (other.ref, other.same_as, other.sha256) == ("copy@1", "rig@1", first.sha256)
+
+
+def test_a_table_stored_as_it_was_uploaded_is_still_found(ctx: Context, table: Path) -> None:
+    made = add(ctx, table)
+    blob = ctx.blobs.put_file(table, datasets.LIMIT)
+    with ctx.store.write() as db:
+        db.execute(dataset.update().values(content_sha256="", sha256=blob.sha256))
+    assert add(ctx, table).same_as == made.ref
+    table.write_text(table.read_text() + "1,2,y,20.0,0\n")
+    assert add(ctx, table).ref == "rig@2"
 
 
 def test_other_roles_or_other_bytes_are_a_new_version(ctx: Context, table: Path) -> None:
@@ -75,7 +110,7 @@ def test_the_lineage_of_a_version_is_stored(ctx: Context, table: Path) -> None:
 
 def test_a_stored_table_is_read_back_unchanged(ctx: Context) -> None:
     made = add_digits(ctx)
-    table = frames.read_frame(ctx.blobs.path(made.sha256), made.ref)
+    table = table_files.read_frame(ctx.blobs.path(made.sha256), made.ref)
     assert len(table) == made.rows == 1797
 
 
@@ -141,7 +176,7 @@ def test_a_label_with_one_value_cannot_be_trained_on(ctx: Context, tmp_path: Pat
 def test_a_gzip_bomb_is_stopped(
     ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(table_files, "MAX_BYTES", 100_000)
     path = tmp_path / "bomb.csv.gz"
     path.write_bytes(gzip.compress(b"heat,leak\n" + b"1,0\n" * 100_000))
     with pytest.raises(DatasetError, match="when unpacked"):

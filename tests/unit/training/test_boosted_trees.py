@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import threadpoolctl
 
-from shoal.controller.data import frames
+from shoal.controller.data import frames, table_files
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.releases.records import Built
 from shoal.controller.training.io import build, estimators, export, runtime
@@ -83,7 +83,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Built:
     table["state"] = np.where(x[:, 0] * x[:, 1] > 0, "worn", "fine")
     path = tmp_path_factory.mktemp("data") / "t.csv"
     table.to_csv(path, index=False)
-    frame = frames.read_frame(path)
+    frame = table_files.read_frame(path)
     version = DatasetVersion(
         name="d", version=1, sha256="", size=0, rows=500,
         columns=frames.describe(frame, label="state", site="", split="", drop=()),

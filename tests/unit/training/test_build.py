@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
 from controllers import HYDRAULIC, OTHER_CONDITIONS, csv, digits, numbers, shared_data
-from shoal.controller.data import frames
+from shoal.controller.data import frames, table_files
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.releases.records import Built
 from shoal.controller.training.io import (
@@ -39,7 +39,7 @@ def silent(fraction: float, step: str) -> None:
 
 
 def dataset(path: Path, label: str, site: str = "", split: str = "", drop: tuple[str, ...] = ()):  # type: ignore[no-untyped-def]
-    frame = frames.read_frame(path)
+    frame = table_files.read_frame(path)
     return DatasetVersion(
         name="d", version=1, sha256="", size=0, rows=len(frame),
         columns=frames.describe(frame, label=label, site=site, split=split, drop=drop),
@@ -80,7 +80,7 @@ def hydraulic() -> Callable[..., Built]:
 def test_rows_of_one_group_are_never_torn_apart() -> None:
     path = shared_data(HYDRAULIC)
     version = dataset(path, "pump_leak", "cooler_pct", "group", tuple(OTHER_CONDITIONS))
-    frame = frames.read_frame(path)
+    frame = table_files.read_frame(path)
     data = rows.prepare(job(path, version), read_params("mlp", {}), "classification")
     names = frames.features_of(version)
     group_of = {

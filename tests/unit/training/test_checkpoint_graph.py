@@ -8,7 +8,7 @@ import pytest
 from onnx import ModelProto
 
 from controllers import digits
-from shoal.controller.data import frames
+from shoal.controller.data import frames, table_files
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.releases.records import Built
 from shoal.controller.training.gradient.losses import Loss
@@ -28,7 +28,7 @@ def silent(fraction: float, step: str) -> None:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Job:
     path = tmp_path_factory.mktemp("digits") / "digits.csv"
     digits().to_csv(path, index=False)
-    frame = frames.read_frame(path)
+    frame = table_files.read_frame(path)
     version = DatasetVersion(
         name="d", version=1, sha256="", size=0, rows=len(frame),
         columns=frames.describe(frame, label="digit", site="station", split="", drop=()),

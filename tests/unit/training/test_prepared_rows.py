@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from shoal.agent.serving.io.session import OrtSession
-from shoal.controller.data import frames
+from shoal.controller.data import frames, table_files
 from shoal.controller.data.records import DatasetVersion
 from shoal.controller.releases.records import Built
 from shoal.controller.training.io import build
@@ -40,7 +40,9 @@ def plant_job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     table.loc[:9, "pressure"] = 1e6
     path = folder / "plant.csv"
     table.to_csv(path, index=False)
-    columns = frames.describe(frames.read_frame(path), label="fault", site="", split="", drop=())
+    columns = frames.describe(
+        table_files.read_frame(path), label="fault", site="", split="", drop=()
+    )
     version = DatasetVersion(
         name="plant", version=1, sha256="", size=0, rows=400, columns=columns, label="fault",
         site="", split="", parents=[], how="", created_at=0, created_by="",

@@ -5,7 +5,7 @@ import codecs
 import io
 import re
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from shoal.controller.data.csv_files import (
     SEPARATORS,
@@ -13,7 +13,6 @@ from shoal.controller.data.csv_files import (
     Opener,
     Record,
     counted,
-    grouped_columns,
     named,
     open_text,
     records_of,
@@ -21,9 +20,6 @@ from shoal.controller.data.csv_files import (
 )
 from shoal.controller.data.records import CsvFormat
 from shoal.errors import SettingError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_SKIP = 10_000
 _SPELLED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
@@ -84,19 +80,18 @@ def detect(opened: Opener, asked: CsvFormat) -> CsvFormat:
     )
 
 
-def thousands_of(frame: "pd.DataFrame", decimal: str) -> str:
+def one_mark(marks: Mapping[str, str], examples: Mapping[str, str], decimal: str) -> str:
     """The mark between groups of thousands in a table's columns of numbers; "" for none.
 
-    decimal   "" where no value of the file shows the decimal mark
+    marks      by column, of those that have any; examples: a value of each
+    decimal    "" where no value of the file shows the decimal mark
 
     FormatError where 1,234 may be a fraction or a thousand and more.
     """
-    marks = grouped_columns(frame, decimal or ".")
     asked = [name for name, mark in marks.items() if mark == "," and not decimal]
     if asked:
-        example = frame[asked[0]].dropna().iloc[0]
         raise FormatError(
-            f"column {asked[0]!r}: {example} may be a fraction, or a thousand and more",
+            f"column {asked[0]!r}: {examples[asked[0]]} may be a fraction, or a thousand and more",
             "say which mark is the decimal one: --decimal , for a fraction, --decimal . for "
             "thousands",
         )

@@ -5,7 +5,10 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+from msgspec.structs import replace
 
 from shoal.controller.data.records import CsvFormat
 from shoal.errors import DatasetError
@@ -87,18 +90,24 @@ def read(opened: Opener, how: CsvFormat, max_rows: int) -> "pd.DataFrame":
         if not separator:
             start = text.readline(_LINE)
             separator = max(SEPARATORS, key=start.count)
-    with open_text(opened, how.encoding, how.skip) as text:
-        content: Any = _EvenText(text, separator, how.skip) if how.uneven else text
+    with open_even(opened, replace(how, separator=separator)) as content:
         frame = pd.read_csv(content, sep=separator, decimal=how.decimal, nrows=max_rows + 1)
     if how.thousands:
-        ungroup(frame, how)
+        for name in _grouped_columns(frame, how.decimal, how.thousands):
+            frame[name] = ungrouped(frame[name], how.decimal, how.thousands)
     return frame
 
 
-def ungroup(frame: "pd.DataFrame", how: CsvFormat) -> None:
-    """Make numbers, in place, of the columns whose thousands are in groups."""
-    for name in grouped_columns(frame, how.decimal, how.thousands):
-        frame[name] = _ungrouped(frame[name], how.decimal, how.thousands)
+@contextmanager
+def open_even(opened: Opener, how: CsvFormat) -> Iterator[Any]:
+    """Text from the header on, without the rows that `how` leaves out."""
+    with open_text(opened, how.encoding, how.skip) as text:
+        yield _EvenText(text, how.separator, how.skip) if how.uneven else text
+
+
+def width_of(text: io.TextIOWrapper, separator: str) -> int:
+    """About how many columns there are: by the separators of the first line."""
+    return text.readline(_LINE).count(separator) + 1
 
 
 def find_uneven(opened: Opener, how: CsvFormat) -> Uneven:
@@ -144,20 +153,6 @@ def check_encoding(opened: Opener, encoding: str) -> None:
                     f"say how it is encoded: --encoding {fits}"
                     + (" (or latin-1)" if fits == "cp1252" else ""),
                 ) from error
-
-
-def grouped_columns(frame: "pd.DataFrame", decimal: str, mark: str = "") -> dict[str, str]:
-    """Columns of numbers with thousands in groups, by name: the mark between the groups.
-
-    mark   the only one that counts; "" for any but the decimal mark
-    """
-    found = {}
-    for name, dtype in frame.dtypes.items():
-        if str(dtype) not in ("object", "str"):
-            continue
-        if between := _group_mark(frame[name].dropna(), decimal, mark):
-            found[str(name)] = between
-    return found
 
 
 def named(separator: str) -> str:
@@ -250,9 +245,20 @@ def _are_even(text: io.TextIOWrapper, separator: str) -> bool:
     return True
 
 
-def _group_mark(values: "pd.Series", decimal: str, mark: str) -> str:
-    """The mark between groups of thousands; "" unless every value is a number."""
-    between = ""
+def _grouped_columns(frame: "pd.DataFrame", decimal: str, mark: str) -> list[str]:
+    """Columns of numbers with `mark` between groups of thousands."""
+    return [
+        str(name)
+        for name, dtype in frame.dtypes.items()
+        if str(dtype) in ("object", "str") and group_mark(frame[name].dropna(), decimal) == mark
+    ]
+
+
+def group_mark(values: "pd.Series", decimal: str, between: str = "") -> str | None:
+    """The mark between groups of thousands; "" for numbers without one, None for other text.
+
+    between   the mark in earlier values of the column
+    """
     for value in values:
         if not isinstance(value, str):  # pandas read a part of the column as numbers
             continue
@@ -260,14 +266,16 @@ def _group_mark(values: "pd.Series", decimal: str, mark: str) -> str:
         if number is None or (number["rest"] or decimal)[0] != decimal:
             number = _GROUPED.fullmatch(value.strip())
             between = between or (number["mark"] if number else "")
-            if number is None or number["mark"] not in (between, mark or between):
-                return ""
+            if number is None or number["mark"] != between:
+                return None
             if number["mark"] == decimal or (number["rest"] or decimal)[0] != decimal:
-                return ""
-    return between if mark in ("", between) else ""
+                return None
+    return between
 
 
-def _ungrouped(values: "pd.Series", decimal: str, mark: str) -> "pd.Series":
+def ungrouped(values: "pd.Series", decimal: str, mark: str) -> "pd.Series":
+    """Numbers of texts in which `mark` is between groups of thousands."""
+
     def number(value: object) -> object:
         return value.replace(mark, "").replace(decimal, ".") if isinstance(value, str) else value
 

@@ -1,23 +1,25 @@
 """Datasets: immutable and versioned, with roles and lineage."""
 
+import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+import numpy as np
+from msgspec.structs import replace
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
 
 from shoal import manifest
 from shoal.controller.access import audit
-from shoal.controller.data import csv_detection, frames
-from shoal.controller.data.records import TABLE, CsvFormat, DatasetVersion, LeftOut
+from shoal.controller.data import csv_detection, frames, table_files
+from shoal.controller.data.records import TABLE, Column, CsvFormat, DatasetVersion, LeftOut
+from shoal.controller.data.stored_tables import StoredTable, content_sha256, row_hashes
 from shoal.controller.host.context import Blob, Context
 from shoal.controller.store import changes, used_versions
 from shoal.controller.store.tables import dataset
 from shoal.errors import AbsentError, DatasetError, SettingError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LIMIT = 1 << 30  # bytes of an uploaded file
 
@@ -46,26 +48,35 @@ def add_dataset(
     unlabelled   it has no label, and `label` is ""
     csv        as of `csv_detection.wanted`; what is "" in it, or None, is detected
 
-    The same bytes with the same roles, read alike, are the existing version, not a new one.
+    It is stored as typed Parquet. The same rows with the same roles are the existing version, not
+    a new one; `same_as` of the answer says so, and names another version that has the same rows.
     DatasetError, with a hint, for a file that cannot be a dataset.
     """
     check_name(name)
-    frame, csv, left_out = frames.read_table(path, filename, csv or csv_detection.wanted())
-    columns = frames.describe(
-        frame, label=label, site=site, split=split, drop=drop, unlabelled=unlabelled
-    )
-    for reason, rows in frames.left_out(frame, columns).items():
-        left_out += [LeftOut(reason=reason, count=int(rows.sum()))] if rows.any() else []
-    values = {
-        "rows": len(frame), "columns": msgspec.to_builtins(columns), "label": label,
-        "site": site, "split": split, "sites": _sites(frame, site), "how": how,
-        "csv": msgspec.to_builtins(csv), "left_out": msgspec.to_builtins(left_out),
-        "duplicates": frames.duplicates(frame),
-    }  # fmt: skip
     parents = [get_dataset(ctx, parent).ref for parent in parents]
+    folder = ctx.folder / "uploads"  # which is emptied at a start
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet") as file:
+        target = Path(file.name)
+        reading = table_files.store_table(path, filename, csv or csv_detection.wanted(), target)
+        with StoredTable(target) as table:
+            columns = frames.describe(
+                table, label=label, site=site, split=split, drop=drop, unlabelled=unlabelled
+            )
+            values = {
+                "rows": len(table), "columns": msgspec.to_builtins(columns), "label": label,
+                "site": site, "split": split, "sites": _sites(table, site), "how": how,
+                "csv": msgspec.to_builtins(reading.how),
+                "left_out": msgspec.to_builtins(_left_out(table, columns, reading)),
+                "duplicates": len(table) - len(np.unique(row_hashes(table))),
+                "content_sha256": content_sha256(table),
+            }  # fmt: skip
+        if found := _first_of_file(ctx, name, path, values):
+            return replace(found, same_as=found.ref)
+        blob = ctx.blobs.put_file(target, LIMIT)
     return register(
-        ctx, actor=actor, name=name, blob=ctx.blobs.put_file(path, LIMIT), parents=parents,
-        values=values, same=("kind", "columns", "csv"),
+        ctx, actor=actor, name=name, blob=blob, parents=parents, values=values,
+        same=("kind", "columns"),
     )  # fmt: skip
 
 
@@ -79,18 +90,22 @@ def register(
     values: Mapping[str, Any],
     same: Sequence[str],
 ) -> DatasetVersion:
-    """Store a version of `name`, or find the existing one with the same bytes.
+    """Store a version of `name`, or find the existing one with the same content.
 
     parents   "name@version" each
     values    other columns of the table `dataset`, as builtins
-    same      those in which versions of the same bytes differ
+    same      those in which versions of the same content differ
     """
-    none: dict[str, Any] = {"contents": None, "csv": None, "left_out": [], "duplicates": 0}
+    none: dict[str, Any] = {
+        "contents": None, "csv": None, "left_out": [], "duplicates": 0, "content_sha256": "",
+    }  # fmt: skip
     values = {"kind": TABLE, **none} | dict(values)
     with ctx.store.write() as db:
         alike = {column: values[column] for column in same}
-        if (found := _same(db, name, blob.sha256, alike)) is not None:
-            return found
+        content = values["content_sha256"] or blob.sha256
+        if (found := _same(db, name, content, alike)) is not None:
+            return replace(found, same_as=found.ref)
+        other = _holding(db, content)
         version = _latest(db, name) + 1
         db.execute(
             dataset.insert().values(
@@ -101,7 +116,7 @@ def register(
         ref = f"{name}@{version}"
         audit.record(db, ctx, actor, "dataset.add", ref, sha256=blob.sha256, parents=list(parents))
         changes.note(db, ctx, "dataset", ref)
-    return get_dataset(ctx, ref)
+    return replace(get_dataset(ctx, ref), same_as=other)
 
 
 def list_datasets(ctx: Context) -> list[DatasetVersion]:
@@ -157,7 +172,7 @@ def check_name(name: str) -> None:
         raise SettingError(f"dataset name {name!r}", error.hint) from error
 
 
-def _sites(frame: "pd.DataFrame", site: str) -> dict[str, int]:
+def _sites(frame: StoredTable, site: str) -> dict[str, int]:
     if not site:
         return {}
     found = frame[site].value_counts(dropna=False)
@@ -176,14 +191,50 @@ def _latest(db: Connection, name: str) -> int:
 
 
 def _same(
-    db: Connection, name: str, sha256: str, alike: Mapping[str, Any]
+    db: Connection, name: str, content: str, alike: Mapping[str, Any]
 ) -> DatasetVersion | None:
-    query = select(dataset).where(dataset.c.name == name, dataset.c.sha256 == sha256)
+    query = select(dataset).where(dataset.c.name == name, _holds(content))
     for row in db.execute(query):
         # Nothing is kept of how the oldest versions were read.
         if all(row._mapping[column] in (value, None) for column, value in alike.items()):
             return _record(row)
     return None
+
+
+def _holds(content: str) -> ColumnElement[bool]:
+    """Items are known by their file, tables by their rows."""
+    return or_(
+        dataset.c.content_sha256 == content,
+        and_(dataset.c.content_sha256 == "", dataset.c.sha256 == content),
+    )
+
+
+def _holding(db: Connection, content: str) -> str:
+    """The first version that holds the same, with other roles or another name; "" for none."""
+    query = select(dataset.c.name, dataset.c.version).where(_holds(content))
+    row = db.execute(query.order_by(dataset.c.created_at).limit(1)).first()
+    return "" if row is None else f"{row.name}@{row.version}"
+
+
+def _first_of_file(
+    ctx: Context, name: str, path: Path, values: Mapping[str, Any]
+) -> DatasetVersion | None:
+    """The version that is this very file: tables were once stored as they were uploaded."""
+    old = (dataset.c.name == name) & (dataset.c.kind == TABLE) & (dataset.c.content_sha256 == "")
+    with ctx.store.read() as db:
+        if db.scalar(select(func.count()).where(old)) == 0:
+            return None
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return _same(db, name, sha256, {key: values[key] for key in ("columns", "csv")})
+
+
+def _left_out(
+    table: StoredTable, columns: Sequence[Column], reading: table_files.Reading
+) -> list[LeftOut]:
+    found = frames.left_out(table, columns).items()
+    counts = [LeftOut(reason=why, count=int(rows.sum())) for why, rows in found if rows.any()]
+    return reading.left_out + counts
 
 
 def _record(row: Row[Any]) -> DatasetVersion:

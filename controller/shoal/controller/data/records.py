@@ -104,8 +104,12 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     label      of a table its column, "" without one; else where labels are from: "folders",
                "labels.csv: class"
     contents   of items; null for a table
-    csv        how the file of a table is read; null for Parquet, and for versions from before it
+    csv        how the file of a table was read; null for Parquet, and for versions from before it
                was kept
+    content_sha256   of the names, types and values of a table, whatever file they came in; "" for
+               items, and for versions from before it was kept
+    same_as    in an answer to an add: the version that holds the same, which is this one where
+               nothing was added; "" where there is none, and in other answers
     left_out   rows of a table that nothing is trained or measured on; those of too many or too few
                values are not among `rows`, the others are
     duplicates   rows of a table that are the same as one before them; they are used
@@ -130,6 +134,8 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     csv: CsvFormat | None = None
     left_out: list[LeftOut] = []
     duplicates: int = 0
+    content_sha256: str = ""
+    same_as: str = ""
 
     @property
     def ref(self) -> str:

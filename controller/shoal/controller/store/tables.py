@@ -170,6 +170,7 @@ dataset = Table(
     Column("csv", JSON(none_as_null=True), nullable=True),
     Column("left_out", JSON, server_default="[]", nullable=False),
     count("duplicates"),
+    text("content_sha256"),
 )
 operation = Table(
     "operation",

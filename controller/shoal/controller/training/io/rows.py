@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from shoal.controller.data import splits
-from shoal.controller.data.frames import features_of, in_order, left_out, names_of, read_frame
+from shoal.controller.data.frames import features_of, in_order, left_out, names_of
+from shoal.controller.data.table_files import read_frame
 from shoal.controller.training.jobs import Job
 from shoal.errors import DatasetError
 from shoal.estimators import Params
