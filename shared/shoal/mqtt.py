@@ -273,6 +273,8 @@ class Link:
             self._call(self._on_connection, False)
 
     def _why(self, rc: MQTTErrorCode) -> str:
+        if not self._greeted and self._refusal:  # it ended before any version was spoken
+            return self._certificate_fault()
         if not self._greeted and (rc in _WRONG_VERSION or not self._is_known):
             switched = self._switch_version(rc)
             return self._certificate_fault() or switched

@@ -282,7 +282,7 @@ def test_a_device_enrolled_later_gets_in_without_disturbing_the_others(site):
 
 
 def test_an_expired_certificate_is_named_and_its_successor_needs_no_restart(
-    site: Site, authority: Authority
+    site: Site, authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = site.certificate("cam-a")
     valid = path.read_text()
@@ -294,6 +294,7 @@ def test_an_expired_certificate_is_named_and_its_successor_needs_no_restart(
     path.write_text(valid)
     eventually(lambda: device.link.connected, "the connection", 30)
     assert device.link.fault == ""
+    assert "trying MQTT" not in caplog.text, "no version was at fault, before or after"
 
 
 def test_a_certificate_that_the_broker_refuses_is_blamed_and_not_the_version_of_mqtt(

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, StorageState, expect, sync_playwright
 
 from browser.chromium import Tab, launch
 from browser.seed import SeedClock, Seeded, seed
+from browser.seed_attention import seed_attention
 from browser.seed_rounds import seed_rounds
 from ports import free_port
 from shoal.controller.access import users
@@ -49,6 +50,7 @@ def make(folder: Path, past: bool) -> Console:
     seeded = seed(ctx, folder) if past else None
     if past:
         seed_rounds(ctx)
+        seed_attention(ctx)
     return Console(f"https://localhost:{port}", ctx._replace(clock=time.time), seeded)
 
 

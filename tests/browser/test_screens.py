@@ -7,6 +7,8 @@ import tensor_releases
 from browser.chromium import Tab
 from browser.conftest import Console, check_that_everybody_can_use_it, sign_in
 from browser.seed import LAST, LONG, WRONG
+from browser.seed_attention import GROUP
+from shoal.controller.alerts import listing
 
 SCREENS = {
     "fleet": "/",
@@ -21,6 +23,11 @@ SCREENS = {
     "new rollout": "/rollouts/new",
     "drift": "/drift?model=lot-codes&scope=site&subject=north-annex",
     "alerts": "/alerts",
+    "alerts, those of a site": "/alerts?state=snoozed&site=mill-road",
+    "alert of devices": "/alerts/{alert}",
+    "groups": "/groups",
+    "group": "/groups/{group}",
+    "notifications": "/notifications",
     "models": "/models",
     "import": "/import",
     "train": "/train",
@@ -48,7 +55,9 @@ SCREENS = {
 
 def address(console: Console, name: str) -> str:
     assert console.seeded is not None
-    return SCREENS[name].format(**console.seeded._asdict())
+    [alert] = listing.page(console.ctx, kind="disk")[0]
+    more = {"alert": alert.id, "group": GROUP}
+    return SCREENS[name].format(**console.seeded._asdict(), **more)
 
 
 @pytest.mark.parametrize("name", SCREENS)

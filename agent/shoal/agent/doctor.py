@@ -137,7 +137,7 @@ def _reach(name: str, url: str, folder: Path) -> Finding:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         step, hint = "TCP", f"is anything listening on port {port}, and no firewall between?"
         with socket.create_connection((host, port), timeout=_TIMEOUT_S) as plain:
-            step, hint = "TLS", "is the clock right, and was the controller set up again?"
+            step, hint = "TLS", _tls_hint(folder)
             context = ssl.create_default_context(cafile=str(folder / CA))
             context.load_cert_chain(folder / CERTIFICATE, folder / KEY)
             with context.wrap_socket(plain, server_hostname=host) as wrapped:
@@ -148,6 +148,12 @@ def _reach(name: str, url: str, folder: Path) -> Finding:
     except OSError as error:
         why = explain(error, name)
         return Finding(check=name, passed=False, detail=f"{url}: {step}: {why}", hint=hint)
+
+
+def _tls_hint(folder: Path) -> str:
+    if validity_fault(folder / CERTIFICATE, time.time()):
+        return "mend what the certificate's line says: every server refuses it until then"
+    return "is the clock right, and was the controller set up again?"
 
 
 def _run(check: str, work: Callable[[], str]) -> Finding:

@@ -1,9 +1,12 @@
 """The doctor of a device: what it finds, and what it says to do."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,14 +22,14 @@ from shoal.controller.fleet.io.ca import Authority
 DAY = 86_400
 
 
-def certificate_of_age(site: Enrolled, days: int) -> Finding:
-    """What the doctor finds where the certificate was issued so many days ago."""
+def certificate_of_age(site: Enrolled, days: int, check: str = "certificate") -> Finding:
+    """What a check of the doctor finds where the certificate was issued so many days ago."""
     key = load_pem_private_key((site.folder / "device.key").read_bytes(), None)
     csr, now = make_csr(key, "cam-1"), time.time() - days * DAY
     issued = Authority.open(site.pki).issue_device(csr, "cam-1", now, 0)
     (site.folder / "device.crt").write_text(issued.certificate)
     findings = examine(site.folder, load(site.folder))
-    return next(found for found in findings if found.check == "certificate")
+    return next(found for found in findings if found.check == check)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,24 @@ def test_the_doctor_blames_a_certificate_that_ended_or_was_not_renewed(
     found = certificate_of_age(enrol(tmp_path), days)
     assert found.passed == (not said)
     assert said in found.detail
+
+
+def test_where_a_certificate_ended_every_broken_connection_is_mended_by_a_new_one(
+    tmp_path: Path,
+) -> None:
+    """A server that ends connections in their TLS handshake, as for a certificate it refuses."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=end_connections, args=(server,), daemon=True).start()
+        site = enrol(tmp_path, broker=f"mqtts://127.0.0.1:{server.getsockname()[1]}")
+        hint = certificate_of_age(site, 120, "broker").hint
+        assert hint.startswith("mend what the certificate's line says")
+        assert "set up again" in certificate_of_age(site, 1, "broker").hint
+
+
+def end_connections(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # until the server is closed
+        while True:
+            server.accept()[0].close()
 
 
 def test_a_runtime_that_kills_its_process_is_named_and_the_doctor_lives(tmp_path: Path) -> None:

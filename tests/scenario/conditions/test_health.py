@@ -1,15 +1,11 @@
 """What windows and faults of devices are signs of: raised, grouped, and over by themselves."""
 
-import re
-import shlex
 from collections import namedtuple
 
-import click
 import pytest
 
 from fakes import memory_folder
 from fleet import Fleet
-from shoal.cli.__main__ import cli
 from shoal.controller.alerts import listing, members
 from shoal.controller.conditions import drafts, health
 from shoal.controller.conditions.device_watch import BatchWatch
@@ -199,22 +195,3 @@ HOSTILE = [
 @pytest.mark.parametrize("values", HOSTILE)
 def test_whatever_a_device_claims_its_windows_are_taken(fleet, values):
     arrive(fleet, window(fleet, health=values, errors=2**60, rows=2**53, labelled=1, correct=99))
-
-
-COMMAND = re.compile(r"shoal (?!-)[a-z]+ (?:[a-z]+ ?)*[^.:;,]*")
-
-
-@pytest.mark.parametrize("kind", [*drafts.WORDS, "other"])
-def test_each_next_step_names_a_command_that_there_is(kind):
-    words = drafts.WORDS.get(kind, drafts.OTHER)
-    text = words.next_step.format(device="cam-1", site="'the north'", part="pumps")
-    found = COMMAND.findall(text)
-    assert found
-    for line in found:
-        node, parts = cli, shlex.split(line)[1:]
-        while isinstance(node, click.Group):
-            assert parts[0] in node.commands, line
-            node = node.commands[parts.pop(0)]
-        options = [part for part in parts if part.startswith("-")]
-        known = {name for p in node.params for name in p.opts} | {"--help"}
-        assert set(options) <= known, line

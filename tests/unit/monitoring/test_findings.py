@@ -27,24 +27,27 @@ def test_findings_of_one_site_are_one_alert_that_names_the_worst_first():
             found(scope="site", subject="south"),
             *(found(feature=f"p{i}") for i in range(9)),
         ],
+        "retrain: shoal model train lot-codes --dataset codes",
     )
     assert draft.features[:2] == ["blur", "contrast"]
     assert len(draft.features) == 11
     for fact in ("and 7 more", "(cam-3, cam-4)", "mean down by 0.8 sd", "10^-31", "10^-8"):
         assert fact in draft.detail
     assert draft.key == findings.alert_key("south", "lot-codes", "lot-codes@4")
-    assert "shoal model train lot-codes" in draft.next_step
+    assert draft.next_step.endswith("retrain: shoal model train lot-codes --dataset codes")
 
 
 @pytest.mark.parametrize(("moved", "severity"), [(0.25, "warning"), (1.2, "critical")])
 def test_the_severity_says_how_far_it_moved_and_not_how_far_from_training_it_is(moved, severity):
     one = found(moved=moved, psi=5.0)
-    assert findings.alert_draft("south", [one]).severity == severity
+    assert findings.alert_draft("south", [one], "retrain").severity == severity
 
 
 def test_another_site_model_or_release_is_another_alert():
     keys = {
-        findings.alert_draft(site, [found(model=model, release=f"{model}@{version}")]).key
+        findings.alert_draft(
+            site, [found(model=model, release=f"{model}@{version}")], "retrain"
+        ).key
         for site in ("north", "south")
         for model in ("lot-codes", "pumps")
         for version in (4, 5)

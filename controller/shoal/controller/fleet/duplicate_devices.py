@@ -9,6 +9,7 @@ redelivery of the first and is lost. Two signs show it:
 """
 
 import re
+import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -82,7 +83,12 @@ class ReturnCounter:
 
 def raise_alert(db: Connection, ctx: Context, device: str, site: str, sign: str) -> None:
     """Alert on a duplicate device. sign: what showed it, one sentence."""
-    draft = Draft(
+    alerts.raise_alert(db, ctx, alert_draft(device, site, sign))
+
+
+def alert_draft(device: str, site: str, sign: str) -> Draft:
+    """Alert of a device that runs twice; the next step is written to work as it is printed."""
+    return Draft(
         key=f"{_KEY}{device}",
         kind="device",
         severity="critical",
@@ -92,14 +98,13 @@ def raise_alert(db: Connection, ctx: Context, device: str, site: str, sign: str)
             "they disconnect each other from the broker, and part of their reports is lost."
         ),
         next_step=(
-            "Stop one of them and enrol it under a name of its own, in an empty folder: "
-            "shoal-agent enroll --name NEW. If it cannot be found: shoal device decommission "
-            f"{device}, then enrol the one at hand. If there is only one, restored from a copy: "
-            "stop it and delete its outbox.db"
+            "Stop one of them and enrol it under a name of its own, in an empty folder; the "
+            f"command for it: shoal device token --site {shlex.quote(site)}. If it cannot be "
+            f"found: shoal device decommission {device}; then enrol the one at hand. If there is "
+            "only one, restored from a copy: stop it and delete its outbox.db"
         ),
         site=site,
     )
-    alerts.raise_alert(db, ctx, draft)
 
 
 def close_alerts(ctx: Context) -> None:

@@ -37,7 +37,7 @@ def record(ctx: Context, excess: Sequence[Excess]) -> None:
         for name, one in reported.items():
             if name in sites:
                 row = _store(db, ctx, one, known.get(name))
-                alerts.raise_alert(db, ctx, _draft(ctx, row, sites[name]), findings=0)
+                alerts.raise_alert(db, ctx, alert_draft(ctx, row, sites[name]), findings=0)
 
 
 def close_alerts(ctx: Context) -> None:
@@ -80,7 +80,8 @@ def _new(name: str, now: float) -> dict[str, Any]:
     return {"device": name, "since": now, "refused_at": now, **zero}
 
 
-def _draft(ctx: Context, row: dict[str, Any], site: str) -> Draft:
+def alert_draft(ctx: Context, row: dict[str, Any], site: str) -> Draft:
+    """Alert of a device over its budget. row: of the table of floods."""
     name, limits, cut_s = row["device"], ctx.settings.ingest, row["cut_until"] - ctx.clock()
     detail = (
         f"{row['messages']} messages ({row['bytes'] / 2**20:.1f} MB) were refused: a device may "

@@ -18,7 +18,7 @@ from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft, listed
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import StoredWindow
-from shoal.controller.monitoring import bets, histograms, window_validation
+from shoal.controller.monitoring import bets, histograms, triggers, window_validation
 from shoal.controller.monitoring.records import Finding
 from shoal.controller.store import changes
 from shoal.controller.store.drift_tables import drift_point, finding
@@ -100,7 +100,8 @@ def save(db: Connection, ctx: Context, tests: Sequence[DriftTest]) -> None:
     for key, site in sites.items():
         if found[key]:
             references = window_validation.references_of(db, found[key][0].release)
-            draft = alert_draft(site, found[key], histograms.words_of(references))
+            retrain = triggers.retrain_step(db, found[key][0].release)
+            draft = alert_draft(site, found[key], retrain, histograms.words_of(references))
             alerts.raise_alert(db, ctx, draft, len(found[key]))
         else:
             alerts.touch(db, ctx, key, ctx.settings.fleet.window_s)
@@ -142,11 +143,15 @@ def alert_key(site: str, model: str, release: str) -> str:
 
 
 def alert_draft(
-    site: str, findings: Sequence[Finding], words: Mapping[str, str] = MappingProxyType({})
+    site: str,
+    findings: Sequence[Finding],
+    retrain: str,
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> Draft:
     """Alert text for one or more findings of one site, model and release.
 
-    words   of features that their names do not say: histograms.words_of
+    retrain  what to do about a change that stays: triggers.retrain_step
+    words    of features that their names do not say: histograms.words_of
     """
     worst = min(findings, key=lambda one: one.log10_p)
     features = list(dict.fromkeys(one.feature for one in findings))
@@ -165,10 +170,7 @@ def alert_draft(
             f"{strongest}: {worst.what} (10^{worst.log10_p:.0f} by chance, the budget allows "
             f"10^{worst.log10_alpha:.0f}). PSI against training {worst.psi:.2f}."
         ),
-        next_step=(
-            f"Check sensors and light at {site}; if the change is permanent, add newly "
-            f"labelled data and retrain: shoal model train {worst.model}"
-        ),
+        next_step=f"Check sensors and light at {site}; if the change is permanent, {retrain}",
         site=site,
         model=worst.model,
         release=worst.release,

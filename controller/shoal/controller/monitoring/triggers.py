@@ -15,6 +15,7 @@ from shoal.estimators import ESTIMATORS, IMPORTED
 
 _log = logging.getLogger(__name__)
 ACTOR = "automation"
+_TRAINED_HERE = ESTIMATORS.keys() - {IMPORTED}
 
 
 def evaluate(ctx: Context) -> int:
@@ -106,6 +107,27 @@ def _same_cause(trained: Any, trigger: str, wanted: str) -> bool:
     return (mine and (same or not unsuccessful)) or (automatic and same)
 
 
+def retrain_step(db: Connection, ref: str) -> str:
+    """What to do about drift of a release that stays, a clause that ends with a command.
+
+    The command trains on the newest version of the dataset of the model's policy, else of the
+    release; a script's recipe is kept by the policy alone.
+    """
+    name, _, version = ref.rpartition("@")
+    policy = db.scalar(select(model.c.dataset).where(model.c.name == name))
+    mine = (release.c.model == name) & (release.c.version == int(version))
+    made = db.execute(select(release.c.dataset, release.c.report).where(mine)).first()
+    data = (policy or (made.dataset if made else "")).partition("@")[0]
+    if made is None or not data or made.report.get("estimator", "") not in _TRAINED_HERE:
+        return f"make a version from newer data; how this one was made: shoal release show {ref}"
+    estimator, _params, script = recipe_of(db, name)
+    if script:
+        command = f"shoal model policy {name} --retrain-on-drift --dataset {data}"
+        return f"add newly labelled rows to {data} and have it retrained: {command}"
+    command = f"shoal model train {name} --dataset {data} --estimator {estimator}"
+    return f"add newly labelled rows to {data} and retrain: {command}"
+
+
 def recipe_of(db: Connection, name: str) -> tuple[str, dict[str, Any], str]:
     """Estimator, parameters and script ("" for none) of the model's newest trained release.
 
@@ -118,7 +140,7 @@ def recipe_of(db: Connection, name: str) -> tuple[str, dict[str, Any], str]:
         .order_by(release.c.version.desc())
     )
     for report, asked in rows:
-        if report.get("estimator", "") in ESTIMATORS.keys() - {IMPORTED}:
+        if report.get("estimator", "") in _TRAINED_HERE:
             params = {k: v for k, v in report.get("params", {}).items() if k != "sites"}
             return report["estimator"], params, (asked or {}).get("script", "")
     return "mlp", {}, ""

@@ -60,8 +60,8 @@ def withdraw(db: Connection, ctx: Context, *, task: str, model: str) -> Withdraw
     serving = quarantine.serving(db, refs)
     step = ""
     if went_out or serving:
-        step = _back_step(task, model, quarantine.way_back(db, refs[0]))
-        alerts.raise_alert(db, ctx, _draft(task, model, serving, step, fallen))
+        step = back_step(task, model, quarantine.way_back(db, refs[0]))
+        alerts.raise_alert(db, ctx, alert_draft(task, model, serving, step, fallen))
     return Withdrawal(refs, went_out, withdrawn, serving, step)
 
 
@@ -70,7 +70,7 @@ def quarantine_key(task: str) -> str:
     return f"{QUARANTINE}{task}"
 
 
-def _draft(
+def alert_draft(
     task: str,
     model: str,
     serving: Mapping[str, Sequence[str]],
@@ -95,7 +95,7 @@ def _draft(
     )
 
 
-def _back_step(task: str, model: str, way_back: str) -> str:
+def back_step(task: str, model: str, way_back: str) -> str:
     """How to put devices back onto a clean release."""
     if way_back:
         return f"Put them back: shoal rollout start {way_back}"
@@ -133,8 +133,8 @@ def _update_alert(db: Connection, ctx: Context, actor: str, task: str, model: st
     bad = quarantine.in_quarantine(db, model)
     refs = [ref for ref, reason in bad.items() if quarantine.names_task(reason, task)]
     if serving := quarantine.serving(db, refs):
-        step = _back_step(task, model, quarantine.way_back(db, refs[0]))
-        alerts.update_open(db, ctx, _draft(task, model, serving, step))
+        step = back_step(task, model, quarantine.way_back(db, refs[0]))
+        alerts.update_open(db, ctx, alert_draft(task, model, serving, step))
     else:
         alerts.close(db, ctx, quarantine_key(task), f"{actor} lifted the quarantine")
 

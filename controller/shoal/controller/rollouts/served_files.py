@@ -27,8 +27,13 @@ def check(
     if not wrong:
         alerts.close(db, ctx, f"{_KEY}{device}", "it serves the files of its releases")
         return
+    alerts.raise_alert(db, ctx, alert_draft(device, site, wrong), findings=0)
+
+
+def alert_draft(device: str, site: str, wrong: Sequence[Installed]) -> Draft:
+    """Alert of a device whose files are not those of the releases that it says it serves."""
     named = ", ".join(f"{one.release} ({one.variant}: {one.sha256[:12]})" for one in wrong[:5])
-    draft = Draft(
+    return Draft(
         key=f"{_KEY}{device}",
         kind="device",
         severity="critical",
@@ -38,14 +43,13 @@ def check(
             "were changed on the device."
         ),
         next_step=(
-            f"Look at the machine. To have it served again as it was signed, order it anew; if it "
-            f"cannot be trusted: shoal device decommission {device}"
+            "Look at the machine. To have it served again as it was signed: shoal rollout start "
+            f"{wrong[0].release}. If it cannot be trusted: shoal device decommission {device}"
         ),
         site=site,
         model=wrong[0].model,
         release=wrong[0].release,
     )
-    alerts.raise_alert(db, ctx, draft, findings=0)
 
 
 def _is_of_release(db: Connection, one: Installed) -> bool:

@@ -181,7 +181,7 @@ def _store(db: Connection, ctx: Context, ident: str, found: _Found) -> bool:
     members = StageMembers(db, ident, TRAILING, 0.0)
     if why := _why_pause(count, found.plan.stages[-1], members):
         _pause(db, ctx, ident, why)
-        alerts.raise_alert(db, ctx, _draft(ident, found.plan.release, why))
+        alerts.raise_alert(db, ctx, alert_draft(ident, found.plan.release, why))
         more = False
     unreached.update_alerts(db, ctx, ident, found.plan.release)
     if more or found.late:
@@ -250,7 +250,8 @@ def _pause(db: Connection, ctx: Context, ident: str, why: str) -> None:
     changes.note(db, ctx, "rollout", ident)
 
 
-def _draft(ident: str, release: str, why: str) -> Draft:
+def alert_draft(ident: str, release: str, why: str) -> Draft:
+    """Alert of a trailing stage that paused itself."""
     return Draft(
         key=paused_key(ident),
         kind="rollout",

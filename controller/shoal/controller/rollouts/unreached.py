@@ -17,11 +17,11 @@ _NAMED = 4
 _UNREACHED = sorted(device_states.FAILURES | {device_states.SKIPPED})
 #: What a person decided, and devices that left: no fault.
 _MEANT = ("held", "pinned", "excluded", "decommissioned")
-_STEPS = {
+STEPS = {
     device_states.UNSUPPORTED: "Publish a release with a variant for their profile, or leave them "
     "out: shoal device exclude {device} {model}",
     device_states.OUTDATED: "Update their agents: they get it as soon as they report",
-    "disk-full": "Free disk on them (shoal device show {device} says how much it needs), then: "
+    "disk-full": "Free disk on them; how much it needs: shoal device show {device}; then: "
     "shoal rollout resume {rollout}",
 }
 _STEP = (
@@ -35,7 +35,7 @@ def update_alerts(db: Connection, ctx: Context, rollout: str, release: str) -> N
     now = _causes(db, rollout)
     known = _open(db, rollout)
     for cause, (devices, names, detail) in now.items():
-        draft = _draft(rollout, release, cause, devices, names, detail)
+        draft = alert_draft(rollout, release, cause, devices, names, detail)
         row = known.get(draft.key)
         if row is None or row.detail != draft.detail:
             alerts.raise_alert(db, ctx, draft, findings=0 if row else 1)
@@ -72,13 +72,14 @@ def _key(rollout: str, cause: str) -> str:
     return f"unreached/{rollout}/{cause}"
 
 
-def _draft(
+def alert_draft(
     rollout: str, release: str, cause: str, devices: int, names: list[str], detail: str
 ) -> Draft:
+    """Alert of so many devices, the first by `names`, that one cause keeps from a release."""
     model = release.partition("@")[0]
     more = f" and {devices - len(names)} more" if devices > len(names) else ""
     plural = "device" if devices == 1 else "devices"
-    step = _STEPS.get(cause, _STEP).format(device=names[0], model=model, rollout=rollout)
+    step = STEPS.get(cause, _STEP).format(device=names[0], model=model, rollout=rollout)
     return Draft(
         key=_key(rollout, cause),
         kind="rollout",

@@ -107,19 +107,23 @@ def task_key(task: str) -> str:
 def stop(db: Connection, ctx: Context, task: str, model: str, reason: str) -> None:
     """Stop a task's rounds and raise an alert: they do not go on by themselves."""
     rows.set_task(db, ctx, task, state=rows.STOPPED, reason=reason)
-    draft = Draft(
+    alerts.raise_alert(db, ctx, stopped_draft(task, model, reason))
+
+
+def stopped_draft(task: str, model: str, reason: str) -> Draft:
+    """Alert of a task whose rounds do not go on by themselves."""
+    return Draft(
         key=task_key(task),
         kind="task",
         severity="warning",
         title=f"The rounds of {task} have stopped",
         detail=reason,
         next_step=(
-            f"See why: shoal round show {task}. Go on with: shoal round start {task}, or plan a "
-            "new task: shoal round plan"
+            f"See why: shoal round show {task}. Mend the cause, then go on: shoal round start "
+            f"{task}"
         ),
         model=model,
     )
-    alerts.raise_alert(db, ctx, draft)
 
 
 def check_budget(task: Task, plan: Plan, spent: list[dict[str, Any]]) -> None:

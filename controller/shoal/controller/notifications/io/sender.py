@@ -101,7 +101,7 @@ class Sender:
             )
             db.execute(update(delivery).where(delivery.c.id == row.id).values(**values))
             if values["state"] == FAILED:
-                alerts.raise_alert(db, ctx, _failed(key, row.channel, error))
+                alerts.raise_alert(db, ctx, alert_draft(key, row.channel, error))
             elif values["state"] == SENT:
                 alerts.close(db, ctx, key, "a message was delivered")
         if error:
@@ -155,7 +155,8 @@ def _without_secrets(line: str, url: str) -> str:
     return line[:300]
 
 
-def _failed(key: str, name: str, error: str) -> Draft:
+def alert_draft(key: str, name: str, error: str) -> Draft:
+    """Alert of a channel whose messages are not delivered."""
     return Draft(
         key=key, kind="notifications", severity="warning",
         title=f"Notifications to {name} are not delivered", detail=f"The last error: {error}.",
