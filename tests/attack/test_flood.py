@@ -56,6 +56,11 @@ class Running:
     def set_devices(self, devices: frozenset[str]) -> None:
         self.site.broker.admit(tuple(sorted(devices)))
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether the broker has accepted the engine's subscriptions: what it hears is kept."""
+        return self._engine._link.connected
+
     def ingested(self) -> int:
         """Messages that the engine has stored, or refused for good."""
         found = self._engine._metrics.registry.get_sample_value("shoal_ingest_messages_total")
@@ -91,6 +96,7 @@ def running(
         with ctx.store.write() as db:
             db.execute(insert(tables.device), rows)
         made = Running(ctx, site)
+        eventually(lambda: made.is_listening, "the engine's subscriptions")
         yield made
         made.end()
         ctx.store.close()
