@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check format bench bench-federated bench-monitoring docs lock clean arm
+.PHONY: help setup demo test soak check lint types layers programs format bench bench-federated bench-monitoring docs lock clean arm
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +17,7 @@ demo: setup  ## the demo on this machine: broker, controller, six agents (ARGS=-
 	@$(BIN)/shoal demo $(ARGS)
 
 test: setup  ## lint, types, contracts, then every test; real brokers and a real browser from apt
-	@./scripts/apt.sh mosquitto chromium prometheus
-	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory -j --output-sync programs lint types layers
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent, 1000 swaps: half an hour
@@ -27,10 +26,20 @@ soak: setup  ## power cuts at every point with every disk, 500 kills of a real a
 		tests/adapters/update/test_kills.py tests/adapters/serving/test_hot_swap.py $(ARGS)
 
 check: setup  ## lint, types and layer contracts only: seconds
+	@$(MAKE) --no-print-directory -j --output-sync lint types layers
+
+lint:
 	@$(BIN)/ruff check --quiet --no-cache .
 	@$(BIN)/ruff format --quiet --no-cache --check . || { echo "  make format fixes these"; exit 1; }
+
+types:
 	@$(BIN)/mypy
+
+layers:
 	@$(BIN)/lint-imports --no-logo
+
+programs:
+	@./scripts/apt.sh mosquitto chromium prometheus
 
 format: setup  ## format and fix the code
 	@$(BIN)/ruff check --quiet --fix . ; $(BIN)/ruff format --quiet .
