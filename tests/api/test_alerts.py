@@ -100,7 +100,7 @@ def test_the_console_shows_a_page_of_alerts_with_filters_and_one_with_its_device
     assert f"Warning {MANY}" in text
     text = page(many, "/alerts?state=open")
     assert text.count('class="alert ') == 50
-    [more] = re.findall(r'href="(/alerts[^"]*cursor=[^"&]+[^"]*)">Next page', text)
+    [more] = re.findall(r'href="(/alerts[^"]*cursor=[^"&]+[^"]*)" rel="next">Next page', text)
     assert "Disk" in page(many, more.replace("&amp;", "&"))
     ident = many.get("/api/v1/alerts?kind=offline").json["items"][0]["id"]
     assert "History" in page(many, f"/alerts/{ident}")

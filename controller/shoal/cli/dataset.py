@@ -13,6 +13,7 @@ from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.deletion import deletion_of
 from shoal.cli.folder_tar import FolderTar
+from shoal.cli.options import listed
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, table
 from shoal.errors import SettingError
 
@@ -111,15 +112,17 @@ def _opened(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 @dataset.command("list")
+@listed
 @click.pass_obj
-def list_datasets(session: Session) -> None:
-    """List datasets, every version.
+def list_datasets(session: Session, search: str, limit: int) -> None:
+    """List datasets, every version, newest first.
 
     \b
-    Example:
+    Examples:
       shoal dataset list
+      shoal dataset list --search parts@
     """
-    found = list(session.api.items(at("datasets")))
+    found = list(session.api.items(at("datasets"), most=limit, q=search))
     columns: Columns = {
         "dataset": _ref,
         "kind": "kind",
@@ -133,7 +136,7 @@ def list_datasets(session: Session) -> None:
         "when": lambda d: instant(d["created_at"]),
         "by": "created_by",
     }
-    none = "no dataset; register one with: shoal dataset add PATH --name NAME"
+    none = "no such dataset; register one with: shoal dataset add PATH --name NAME"
     session.show(found, lambda: table(found, columns, empty=none))
 
 

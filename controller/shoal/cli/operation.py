@@ -4,9 +4,11 @@ import click
 
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
-from shoal.cli.options import timeout_option
+from shoal.cli.options import listed, timeout_option
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, state, table
 from shoal.cli.waiting import follow, ordinal
+
+STATES = ("", "queued", "running", "succeeded", "failed", "canceled")
 
 
 def step_of(operation: JsonObject) -> str:
@@ -30,23 +32,27 @@ def operation() -> None:
 
 
 @operation.command("list")
-@click.option("--limit", default=20, show_default=True, help="Maximum number; 0 for all.")
+@click.option("--state", "state_", default="", type=click.Choice(STATES), help="Only these.")
+@click.option("--kind", default="", help="Only this kind: train, import, ...")
+@listed
 @click.pass_obj
-def list_operations(session: Session, limit: int) -> None:
+def list_operations(session: Session, state_: str, kind: str, search: str, limit: int) -> None:
     """List operations, newest first.
 
     \b
-    Example:
+    Examples:
       shoal operation list
+      shoal operation list --state failed --search lot-codes
     """
-    found = list(session.api.items(at("operations"), most=limit))
+    query = {"state": state_, "kind": kind, "q": search}
+    found = list(session.api.items(at("operations"), most=limit, **query))
     columns: Columns = {
         **_PROGRESS,
         "started": lambda o: instant(o["started_at"]),
         "result": "result",
         "error": "error",
     }
-    none = "no operation; train with: shoal model train MODEL --dataset NAME"
+    none = "no such operation; train with: shoal model train MODEL --dataset NAME"
     session.show(found, lambda: table(found, columns, empty=none))
 
 

@@ -1,11 +1,13 @@
 """Options that several commands share: durations, --timeout, and the question that --yes skips."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
 from shoal.cli.exit_codes import FailedError
 
+Command = TypeVar("Command", bound=Callable[..., Any])
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -30,7 +32,16 @@ DURATION = DurationType()
 timeout_option = click.option(
     "--timeout", type=DURATION, default="0", help="Stop waiting after this; 0 for never."
 )
+_limit_option = click.option(
+    "--limit", default=100, show_default=True, help="Maximum number; 0 for all."
+)
+_search_option = click.option("--search", "-q", default="", help="Part of what a line says.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def listed(command: Command) -> Command:
+    """Options of a list: --search and --limit."""
+    return _search_option(_limit_option(command))
 
 
 def confirm(question: str, *, without: str = "--yes") -> None:

@@ -8,9 +8,11 @@ from rich.console import Group
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.deletion import deletion_of
+from shoal.cli.options import listed
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, state, table
 from shoal.cli.tensors import signature_tables
 
+STATES = ("", "validated", "refused", "candidate", "released")
 _UNCLAIMED = "it was not measured against data, and has no labels and no drift reference"
 
 
@@ -21,17 +23,25 @@ def release() -> None:
 
 @release.command("list")
 @click.option("--model", default="", help="Only this model's.")
+@click.option(
+    "--state", "state_", default="", type=click.Choice(STATES), help="Only in this state."
+)
 @click.option("--all", "all_", is_flag=True, help="With those that are retired.")
+@listed
 @click.pass_obj
-def list_releases(session: Session, model: str, all_: bool) -> None:
+def list_releases(
+    session: Session, model: str, state_: str, all_: bool, search: str, limit: int
+) -> None:
     """List releases, newest first.
 
     \b
-    Example:
+    Examples:
       shoal release list --model lot-codes
+      shoal release list --state candidate
     """
-    more: dict[str, Any] = {"all": "true"} if all_ else {}
-    found = list(session.api.items(at("releases"), model=model, **more))
+    query: dict[str, Any] = {"model": model, "state": state_, "q": search}
+    query |= {"all": "true"} if all_ else {}
+    found = list(session.api.items(at("releases"), most=limit, **query))
     columns: Columns = {
         "release": ref,
         "state": state(),
@@ -43,7 +53,7 @@ def list_releases(session: Session, model: str, all_: bool) -> None:
         "when": lambda r: instant(r["created_at"]),
         "by": "created_by",
     }
-    none = "no release; make one with: shoal model train MODEL --dataset NAME"
+    none = "no such release; make one with: shoal model train MODEL --dataset NAME"
     session.show(found, lambda: table(found, columns, empty=none))
 
 

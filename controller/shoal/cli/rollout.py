@@ -10,7 +10,7 @@ from rich.live import Live
 from shoal.cli.api import Api, JsonObject, at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.exit_codes import FailedError
-from shoal.cli.options import DURATION, confirm, timeout_option, yes_option
+from shoal.cli.options import DURATION, confirm, listed, timeout_option, yes_option
 from shoal.cli.plan_options import DEFAULT_STAGES, STAGES_WITHOUT_CANARIES
 from shoal.cli.plan_options import stages as stage_plans
 from shoal.cli.render import Columns, card, instant, plain, state, table, when
@@ -115,15 +115,21 @@ def watch(session: Session, id_: str, timeout: float) -> None:
 
 
 @rollout.command("list")
+@click.option("--state", "state_", default="", help="Only in this state: PAUSED, unfinished, ...")
+@click.option("--model", default="", help="Only of this model.")
+@click.option("--release", default="", metavar="MODEL@N", help="Only of this release.")
+@listed
 @click.pass_obj
-def list_rollouts(session: Session) -> None:
+def list_rollouts(session: Session, /, state_: str, search: str, limit: int, **exact: str) -> None:
     """List rollouts, newest first.
 
     \b
-    Example:
+    Examples:
       shoal rollout list
+      shoal rollout list --state unfinished --search lot-codes
     """
-    found = list(session.api.items(at("rollouts")))
+    query = exact | {"state": state_, "q": search}
+    found = list(session.api.items(at("rollouts"), most=limit, **query))
     columns: Columns = {
         "rollout": "id",
         "release": "release",
@@ -133,7 +139,7 @@ def list_rollouts(session: Session) -> None:
         "started": when("created_at", session.now),
         "by": "created_by",
     }
-    none = "no rollout; start one with: shoal rollout start MODEL@N"
+    none = "no such rollout; start one with: shoal rollout start MODEL@N"
     session.show(found, lambda: table(found, columns, empty=none))
 
 

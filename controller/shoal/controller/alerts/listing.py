@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from sqlalchemy import ColumnElement, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, case, func, select, tuple_
 
 from shoal.controller.alerts.machine import STATES, UNRESOLVED
 from shoal.controller.alerts.records import (  # fmt: skip
@@ -16,10 +16,23 @@ from shoal.controller.alerts.records import (  # fmt: skip
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
 from shoal.controller.store.alert_tables import alert_event, alert_member
-from shoal.controller.store.columns import like_text
+from shoal.controller.store.paging import Orders, has_text, page_of
 from shoal.controller.store.records import Page
 from shoal.controller.store.tables import alert
 from shoal.errors import AbsentError, InputError
+
+_STATE = case({name: i for i, name in enumerate(STATES)}, value=alert.c.state, else_=0).label(
+    "state_rank"
+)
+_RANKS = {name: i for i, name in enumerate(SEVERITIES)}
+_SEVERITY = case(
+    (alert.c.state != "open", 0), else_=case(_RANKS, value=alert.c.severity, else_=1)
+).label("severity_rank")
+_AGE = (-alert.c.opened_at).label("age")
+_ORDERS: Orders = {
+    "opened": (alert.c.opened_at, alert.c.id),
+    "urgency": (_STATE, _SEVERITY, _AGE, alert.c.id),
+}
 
 
 def page(
@@ -32,6 +45,7 @@ def page(
     model: str = "",
     assigned: str = "",
     q: str = "",
+    sort: str = "-opened",
     cursor: str = "",
     limit: int = 50,
 ) -> tuple[list[Alert], Page]:
@@ -39,29 +53,17 @@ def page(
 
     state  one of machine.STATES, or "unresolved" for all but the closed ones
     q      part of the title or detail
-    Raises InputError for an invalid state, severity, limit or cursor.
+    sort   "opened"; "urgency": open ones first, the critical ones of these first, then the newest
+    Raises InputError for an invalid state, severity, order, limit or cursor.
     """
-    limit = cursors.bounded(limit)
     exact = {"kind": kind, "site": site, "model": model, "assigned_to": assigned}
     wanted = [alert.c[name] == value for name, value in exact.items() if value]
     wanted += _state(state) + _severity(severity)
-    if q:
-        text = f"%{like_text(q)}%"
-        wanted.append(or_(*(alert.c[n].like(text, escape="\\") for n in ("title", "detail"))))
-    query = select(alert).where(*wanted).order_by(alert.c.opened_at.desc(), alert.c.id.desc())
-    total = -1
-    if cursor:
-        at, ident, total = cursors.decode(cursor, float, int, int)
-        query = query.where(tuple_(alert.c.opened_at, alert.c.id) < tuple_(at, ident))
+    wanted += has_text(q, alert.c.title, alert.c.detail)
+    query = select(alert, _STATE, _SEVERITY, _AGE).where(*wanted)
     with ctx.store.read() as db:
-        rows = db.execute(query.limit(limit + 1)).all()
-        if total < 0:
-            count = select(func.count()).select_from(alert).where(*wanted)
-            total = db.execute(count).scalar_one() if len(rows) > limit else len(rows)
-    more = ""
-    if len(rows) > limit:
-        more = cursors.encode(rows[limit - 1].opened_at, rows[limit - 1].id, total)
-    return [Alert.of_row(row) for row in rows[:limit]], Page(next=more, total=total)
+        rows, made = page_of(db, query, _ORDERS, sort=sort, cursor=cursor, limit=limit)
+    return [Alert.of_row(row) for row in rows], made
 
 
 def counts(ctx: Context) -> Counts:

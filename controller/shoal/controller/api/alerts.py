@@ -20,6 +20,7 @@ class AlertQuery(RequestModel, frozen=True, kw_only=True):
     state     open, acknowledged, snoozed, closed, or "unresolved" for all but the closed ones
     assigned  user that they are assigned to
     q         part of title or detail
+    sort      opened; urgency: open ones first, the critical ones of these first; "-": falling
     """
 
     state: Annotated[
@@ -31,6 +32,7 @@ class AlertQuery(RequestModel, frozen=True, kw_only=True):
     model: str = ""
     assigned: str = ""
     q: str = ""
+    sort: str = "-opened"
     cursor: str = ""
     limit: Limit = 50
 

@@ -2,7 +2,17 @@
 
 from typing import Literal
 
-from shoal.controller.api.routing import Call, Listing, RequestModel, Uploads, all_of, listed, route
+import msgspec
+
+from shoal.controller.api.routing import (
+    Call,
+    Limit,
+    Listing,
+    RequestModel,
+    Uploads,
+    listed,
+    route,
+)
 from shoal.controller.data import adding, csv_detection, datasets
 from shoal.controller.data.adding import Upload
 from shoal.controller.data.records import DatasetVersion
@@ -10,6 +20,20 @@ from shoal.controller.data.records import DatasetVersion
 TAG = "models"
 #: Bytes of an upload: a hundred thousand photographs.
 LIMIT = 8 << 30
+
+
+class DatasetQuery(RequestModel, frozen=True, kw_only=True):
+    """Filters of datasets; empty ones match all.
+
+    q      part of "name@version", of the label or of who added it
+    sort   created, name, rows or size; "-" before it: falling
+    """
+
+    kind: Literal["", "table", "images", "audio", "tensors"] = ""
+    q: str = ""
+    sort: str = "-created"
+    cursor: str = ""
+    limit: Limit = 50
 
 
 class NewDataset(RequestModel, frozen=True, kw_only=True):
@@ -42,9 +66,9 @@ class NewDataset(RequestModel, frozen=True, kw_only=True):
 
 
 @route("GET", "/api/v1/datasets", role="viewer", tag=TAG)
-def list_datasets(call: Call) -> Listing[DatasetVersion]:
-    """Every version of every dataset, newest first."""
-    return all_of(datasets.list_datasets(call.ctx))
+def list_datasets(call: Call, query: DatasetQuery) -> Listing[DatasetVersion]:
+    """Versions of datasets, newest first."""
+    return Listing(*datasets.page(call.ctx, **msgspec.structs.asdict(query)))
 
 
 @route("POST", "/api/v1/datasets", role="operator", tag=TAG, status=201, limit=LIMIT,

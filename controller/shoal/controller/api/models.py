@@ -7,6 +7,7 @@ import msgspec
 from shoal import estimators
 from shoal.controller.api.routing import (
     Call,
+    Limit,
     Listing,
     RequestModel,
     Uploads,
@@ -104,16 +105,36 @@ class Policy(RequestModel, frozen=True, kw_only=True):
 
 
 class ReleaseQuery(RequestModel, frozen=True, kw_only=True):
-    """Releases of one model, "" for all. all: with those that are retired."""
+    """Filters of releases; empty ones match all.
+
+    state   validated, refused, candidate or released
+    all     with those that are retired
+    q       part of "model@version", of the dataset or of who made it
+    sort    created, model or state; "-" before it: falling
+    """
 
     model: str = ""
+    state: str = ""
+    q: str = ""
     all: bool = False
+    sort: str = "-created"
+    cursor: str = ""
+    limit: Limit = 50
 
 
 class ModelQuery(RequestModel, frozen=True, kw_only=True):
-    """all: with the models that are retired."""
+    """Filters of models.
 
+    q      part of the name
+    all    with the models that are retired
+    sort   name or created; "-" before it: falling
+    """
+
+    q: str = ""
     all: bool = False
+    sort: str = "name"
+    cursor: str = ""
+    limit: Limit = 50
 
 
 class Retirement(RequestModel, frozen=True, kw_only=True):
@@ -130,8 +151,9 @@ class Publishing(RequestModel, frozen=True, kw_only=True):
 
 @route("GET", "/api/v1/models", role="viewer", tag=TAG)
 def list_models(call: Call, query: ModelQuery) -> Listing[Model]:
-    """All models that are not retired."""
-    return all_of(models.list_models(call.ctx, retired=query.all))
+    """Models that are not retired, by name."""
+    asked = msgspec.structs.asdict(query)
+    return Listing(*models.page(call.ctx, retired=asked.pop("all"), **asked))
 
 
 @route("GET", "/api/v1/models/<model>", role="viewer", tag=TAG)
@@ -214,7 +236,8 @@ def set_policy(call: Call, model: str, body: Policy) -> Model:
 @route("GET", "/api/v1/releases", role="viewer", tag=TAG)
 def list_releases(call: Call, query: ReleaseQuery) -> Listing[Release]:
     """Releases that are not retired, newest first."""
-    return all_of(releases.list_releases(call.ctx, model=query.model, retired=query.all))
+    asked = msgspec.structs.asdict(query)
+    return Listing(*releases.page(call.ctx, retired=asked.pop("all"), **asked))
 
 
 @route("GET", "/api/v1/releases/<ref>", role="viewer", tag=TAG)

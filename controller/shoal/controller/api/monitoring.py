@@ -51,6 +51,7 @@ class FindingQuery(RequestModel, frozen=True, kw_only=True):
     scope: str = ""
     subject: str = ""
     since: float = 0
+    cursor: str = ""
     limit: Limit = 100
 
 
@@ -122,7 +123,7 @@ def get_histogram(call: Call, query: HistogramQuery) -> Histograms:
 @route("GET", "/api/v1/findings", role="viewer", tag=TAG)
 def list_findings(call: Call, query: FindingQuery) -> Listing[Finding]:
     """Drift decisions, newest first."""
-    return all_of(drift_history.list_findings(call.ctx, **msgspec.structs.asdict(query)))
+    return Listing(*drift_history.findings_page(call.ctx, **msgspec.structs.asdict(query)))
 
 
 @route("GET", "/api/v1/performance/map", role="viewer", tag=TAG)

@@ -22,9 +22,21 @@ PEM, METRICS = "application/x-pem-file", "text/plain; version=0.0.4; charset=utf
 
 
 class OperationQuery(RequestModel, frozen=True, kw_only=True):
-    """state: queued, running, succeeded, failed, canceled, or "" for all."""
+    """Filters of operations; empty ones match all.
+
+    state   queued, running, succeeded, failed or canceled
+    kind    such as train or import
+    q       part of the id, the subject, the error or who asked for it
+    sort    created, finished, subject or state; "-" before it: falling
+    """
 
     state: Annotated[str, msgspec.Meta(pattern=_STATE)] = ""
+    kind: str = ""
+    subject: str = ""
+    q: str = ""
+    sort: str = "-created"
+    cursor: str = ""
+    limit: Limit = 50
 
 
 class AuditQuery(RequestModel, frozen=True, kw_only=True):
@@ -50,7 +62,7 @@ class Liveness(msgspec.Struct, frozen=True):
 @route("GET", "/api/v1/operations", role="viewer", tag=TAG)
 def list_operations(call: Call, query: OperationQuery) -> Listing[Operation]:
     """Operations, newest first."""
-    return all_of(operations.list_operations(call.ctx, state=query.state))
+    return Listing(*operations.page(call.ctx, **msgspec.structs.asdict(query)))
 
 
 @route("GET", "/api/v1/operations/<id>", role="viewer", tag=TAG)

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
-from shoal.controller.rollouts import rollouts, undeployments
+from shoal.controller.rollouts import listing, rollouts, undeployments
 from shoal.controller.rollouts.records import (
     Rollout,
     RolloutDevice,
@@ -18,11 +18,34 @@ from shoal.controller.rollouts.records import (
 TAG = "rollouts"
 
 
+class RolloutQuery(RequestModel, frozen=True, kw_only=True):
+    """Filters of rollouts; empty ones match all.
+
+    state   such as RUNNING or PAUSED, or "unfinished" for all that have not ended
+    q       part of the id, the release, the reason or who started it
+    sort    created, finished, release or state; "-" before it: falling
+    """
+
+    state: str = ""
+    model: str = ""
+    release: str = ""
+    q: str = ""
+    sort: str = "-created"
+    cursor: str = ""
+    limit: Limit = 50
+
+
 class RolloutDeviceQuery(RequestModel, frozen=True, kw_only=True):
-    """Filters: devices in one state, or with one cause of failure."""
+    """Filters: devices in one state, or with one cause of failure.
+
+    q      part of the device's name, its site or the detail
+    sort   device; failed for those first that failed; updated; "-" before it: falling
+    """
 
     state: str = ""
     cause: str = ""
+    q: str = ""
+    sort: str = "device"
     cursor: str = ""
     limit: Limit = 100
 
@@ -44,9 +67,12 @@ class Undeploy(RequestModel, frozen=True, kw_only=True):
 
 
 class UndeploymentQuery(RequestModel, frozen=True, kw_only=True):
-    """Undeployments of one model, "" for all."""
+    """Undeployments of one model, "" for all, and in one state, "" for any."""
 
     model: str = ""
+    state: str = ""
+    cursor: str = ""
+    limit: Limit = 50
 
 
 class UndeploymentDeviceQuery(RequestModel, frozen=True, kw_only=True):
@@ -66,9 +92,9 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @route("GET", "/api/v1/rollouts", role="viewer", tag=TAG)
-def list_rollouts(call: Call) -> Listing[Rollout]:
+def list_rollouts(call: Call, query: RolloutQuery) -> Listing[Rollout]:
     """Rollouts, newest first."""
-    return all_of(rollouts.list_rollouts(call.ctx))
+    return Listing(*listing.page(call.ctx, **msgspec.structs.asdict(query)))
 
 
 @route("POST", "/api/v1/rollouts", role="operator", tag=TAG, status=201, repeatable=True,
@@ -138,7 +164,7 @@ def undeploy(call: Call, model: str, body: Undeploy) -> Undeployment:
 @route("GET", "/api/v1/undeployments", role="viewer", tag=TAG)
 def list_undeployments(call: Call, query: UndeploymentQuery) -> Listing[Undeployment]:
     """Undeployments, newest first."""
-    return all_of(undeployments.list_undeployments(call.ctx, model=query.model))
+    return Listing(*undeployments.page(call.ctx, **msgspec.structs.asdict(query)))
 
 
 @route("GET", "/api/v1/undeployments/<id>", role="viewer", tag=TAG)

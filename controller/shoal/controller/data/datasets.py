@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Text, and_, cast, func, or_, select
 
 from shoal import manifest
 from shoal.controller.access import audit
@@ -18,9 +18,17 @@ from shoal.controller.data.records import TABLE, Column, CsvFormat, DatasetVersi
 from shoal.controller.data.stored_tables import StoredTable, content_sha256, row_hashes
 from shoal.controller.host.context import Blob, Context
 from shoal.controller.store import changes, used_versions
+from shoal.controller.store.paging import Orders, has_text, page_of
+from shoal.controller.store.records import Page
 from shoal.controller.store.tables import dataset
 from shoal.errors import AbsentError, DatasetError, SettingError
 
+_ORDERS: Orders = {
+    "created": (dataset.c.created_at, dataset.c.name, dataset.c.version),
+    "name": (dataset.c.name, dataset.c.version),
+    "rows": (dataset.c.rows, dataset.c.name, dataset.c.version),
+    "size": (dataset.c.size, dataset.c.name, dataset.c.version),
+}
 LIMIT = 1 << 30  # bytes of an uploaded file
 
 
@@ -124,6 +132,31 @@ def list_datasets(ctx: Context) -> list[DatasetVersion]:
     newest = select(dataset).order_by(dataset.c.created_at.desc(), dataset.c.version.desc())
     with ctx.store.read() as db:
         return [_record(row) for row in db.execute(newest)]
+
+
+def page(
+    ctx: Context,
+    *,
+    kind: str = "",
+    q: str = "",
+    sort: str = "-created",
+    cursor: str = "",
+    limit: int = 50,
+) -> tuple[list[DatasetVersion], Page]:
+    """Versions that match every given filter, newest first unless `sort` says otherwise.
+
+    kind   "table", "images", "audio" or "tensors"
+    q      part of "name@version", of the label or of who added it
+    Raises InputError for an unknown order, an invalid limit or cursor.
+    """
+    mine = dataset.c
+    wanted = [mine.kind == kind] if kind else []
+    ref = mine.name + "@" + cast(mine.version, Text)
+    wanted += has_text(q, ref, mine.label, mine.created_by)
+    query = select(dataset).where(*wanted)
+    with ctx.store.read() as db:
+        rows, made = page_of(db, query, _ORDERS, sort=sort, cursor=cursor, limit=limit)
+    return [_record(row) for row in rows], made
 
 
 def list_labelled_tables(ctx: Context) -> list[DatasetVersion]:

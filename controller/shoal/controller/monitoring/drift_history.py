@@ -18,6 +18,8 @@ from shoal.controller.monitoring.findings import Subject, columns, rows_of, wind
 from shoal.controller.monitoring.records import DriftCell, DriftMap, Finding, Histograms
 from shoal.controller.store import window_sums
 from shoal.controller.store.drift_tables import drift_point, drift_state, finding
+from shoal.controller.store.paging import page_of
+from shoal.controller.store.records import Page
 from shoal.errors import AbsentError
 
 I64 = npt.NDArray[np.int64]
@@ -134,13 +136,30 @@ def list_findings(
     since: float = 0,
     limit: int = 200,
 ) -> list[Finding]:
-    """Findings, newest first."""
+    """The newest findings, `limit` at most."""
+    found = findings_page(ctx, model=model, scope=scope, subject=subject, since=since, limit=limit)
+    return found[0]
+
+
+def findings_page(
+    ctx: Context,
+    *,
+    model: str = "",
+    scope: str = "",
+    subject: str = "",
+    since: float = 0,
+    cursor: str = "",
+    limit: int = 100,
+) -> tuple[list[Finding], Page]:
+    """Findings that match every given filter, newest first. InputError for an invalid limit or
+    cursor."""
     given = {"model": model, "scope": scope, "subject": subject}
     wanted = [finding.c[name] == value for name, value in given.items() if value]
     query = select(finding).where(finding.c.at >= since, *wanted)
+    orders = {"at": (finding.c.at, finding.c.id)}
     with ctx.store.read() as db:
-        rows = db.execute(query.order_by(finding.c.at.desc(), finding.c.id.desc()).limit(limit))
-        return [Finding(**row._mapping) for row in rows]
+        rows, page = page_of(db, query, orders, sort="-at", cursor=cursor, limit=limit)
+    return [Finding(**row._mapping) for row in rows], page
 
 
 def _current(db: Connection, model: str, scope: str, name: str) -> Subject:

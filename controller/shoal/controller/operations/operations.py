@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Row, select, update
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.store import changes
-from shoal.controller.store.records import Record
+from shoal.controller.store.paging import Orders, has_text, page_of
+from shoal.controller.store.records import Page, Record
 from shoal.controller.store.tables import operation
 from shoal.errors import AbsentError, ConflictError, ShoalError
 
@@ -54,6 +55,12 @@ class Operation(Record, frozen=True, kw_only=True):
 LOG_BYTES = 65_536
 #: Order in which queued operations run.
 _QUEUE = (operation.c.created_at, operation.c.id)
+_ORDERS: Orders = {
+    "created": (operation.c.created_at, operation.c.id),
+    "finished": (operation.c.finished_at, operation.c.id),
+    "subject": (operation.c.subject, operation.c.created_at, operation.c.id),
+    "state": (operation.c.state, operation.c.created_at, operation.c.id),
+}
 #: Reports how far the work is, 0 to 1, and the current step.
 Report = Callable[[float, str], None]
 #: The work of one kind of operation; returns the operation's result.
@@ -191,6 +198,38 @@ def list_operations(ctx: Context, *, state: str = "", limit: int = 100) -> list[
         query = query.where(operation.c.state == state)
     with ctx.store.read() as db:
         return _records(db, db.execute(query).all())
+
+
+def page(
+    ctx: Context,
+    *,
+    state: str = "",
+    kind: str = "",
+    subject: str = "",
+    q: str = "",
+    sort: str = "-created",
+    cursor: str = "",
+    limit: int = 50,
+) -> tuple[list[Operation], Page]:
+    """Operations that match every given filter, newest first unless `sort` says otherwise.
+
+    q   part of the id, the subject, the error or who asked for it
+    Raises InputError for an unknown order, an invalid limit or cursor.
+    """
+    mine = operation.c
+    given = {"state": state, "kind": kind, "subject": subject}
+    wanted = [mine[name] == value for name, value in given.items() if value]
+    wanted += has_text(q, mine.id, mine.subject, mine.error, mine.created_by)
+    query = select(operation).where(*wanted)
+    with ctx.store.read() as db:
+        rows, made = page_of(db, query, _ORDERS, sort=sort, cursor=cursor, limit=limit)
+        return _records(db, rows), made
+
+
+def kinds(ctx: Context) -> list[str]:
+    """Kinds of all operations, in order."""
+    with ctx.store.read() as db:
+        return list(db.scalars(select(operation.c.kind).distinct().order_by(operation.c.kind)))
 
 
 def _records(db: Connection, rows: Sequence[Row[Any]]) -> list[Operation]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Text, cast, select, update
 
 from shoal import bundle
 from shoal import manifest as manifests
@@ -15,6 +15,8 @@ from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import quarantine, retirement, verdicts
 from shoal.controller.releases.records import Built, Origin, Release, Signature
 from shoal.controller.store import changes, used_versions
+from shoal.controller.store.paging import Orders, has_text, page_of
+from shoal.controller.store.records import Page
 from shoal.controller.store.tables import model as models_table
 from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, ConflictError
@@ -30,6 +32,12 @@ DELETING = "deleting"
 RELEASE_COUNTER = 1
 #: Retired model -> what that says of each of its releases.
 Retired = Mapping[str, Mapping[str, Any]]
+_RETIRED_NAMES = select(models_table.c.name).where(models_table.c.retired_at > 0)
+_ORDERS: Orders = {
+    "created": (release.c.created_at, release.c.model, release.c.version),
+    "model": (release.c.model, release.c.version),
+    "state": (release.c.state, release.c.created_at, release.c.model, release.c.version),
+}
 _REPORT = (
     "task", "estimator", "metrics", "by_site", "variants", "verdicts", "signatures", "labels",
     "features", "params",
@@ -45,6 +53,48 @@ def list_releases(ctx: Context, model: str = "", *, retired: bool = True) -> lis
         whole = _retired_models(db)
         found = [_record(db, row, whole) for row in db.execute(query).all()]
     return [one for one in found if retired or not one.retired_at]
+
+
+def page(
+    ctx: Context,
+    *,
+    model: str = "",
+    state: str = "",
+    q: str = "",
+    retired: bool = True,
+    sort: str = "-created",
+    cursor: str = "",
+    limit: int = 50,
+) -> tuple[list[Release], Page]:
+    """Releases that match every given filter, newest first unless `sort` says otherwise.
+
+    state    of Release
+    q        part of "model@version", of the dataset or of who made it
+    retired  with those that are retired, or whose model is
+    Raises InputError for an unknown order, an invalid limit or cursor.
+    """
+    mine = release.c
+    wanted = [mine.model == model] if model else []
+    wanted += [mine.state == state] if state else []
+    ref = mine.model + "@" + cast(mine.version, Text)
+    wanted += has_text(q, ref, mine.dataset, mine.created_by)
+    if not retired:
+        wanted += [mine.retired_at == 0, mine.model.not_in(_RETIRED_NAMES)]
+    query = select(release).where(*wanted)
+    with ctx.store.read() as db:
+        rows, made = page_of(db, query, _ORDERS, sort=sort, cursor=cursor, limit=limit)
+        whole = _retired_models(db)
+        return [_record(db, row, whole) for row in rows], made
+
+
+def signed_refs(ctx: Context, limit: int) -> list[str]:
+    """ "model@version" of releases that may be rolled out, newest first."""
+    mine = release.c
+    able = (mine.retired_at == 0) & mine.state.in_((RELEASED, SIGNED_CANDIDATE))
+    query = select(mine.model, mine.version).where(able, mine.model.not_in(_RETIRED_NAMES))
+    with ctx.store.read() as db:
+        rows = db.execute(query.order_by(mine.created_at.desc()).limit(limit))
+        return [f"{row.model}@{row.version}" for row in rows]
 
 
 def get_release(ctx: Context, ref: str) -> Release:

@@ -88,11 +88,18 @@ def names_in(db: Connection, ident: str, names: Sequence[str]) -> set[str]:
 
 def counts(db: Connection, ident: str) -> dict[str, dict[str, Count]]:
     """Stage -> state -> count; states without devices are absent."""
-    found: dict[str, dict[str, Count]] = defaultdict(dict)
-    query = select(rollout_count).where(rollout_count.c.rollout == ident)
+    return counts_of(db, [ident]).get(ident, defaultdict(dict))
+
+
+def counts_of(
+    db: Connection, idents: Sequence[str]
+) -> dict[str, defaultdict[str, dict[str, Count]]]:
+    """Rollout -> stage -> state -> count, of rollouts that have devices."""
+    found: dict[str, defaultdict[str, dict[str, Count]]] = {}
+    query = select(rollout_count).where(rollout_count.c.rollout.in_(idents))
     for row in db.execute(query.where(rollout_count.c.devices != 0)):
         count = Count(row.devices, row.comparing, row.compared, row.disagreed)
-        found[row.stage][row.state] = count
+        found.setdefault(row.rollout, defaultdict(dict))[row.stage][row.state] = count
     return found
 
 

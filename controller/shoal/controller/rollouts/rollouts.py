@@ -1,11 +1,11 @@
 """Rollouts: start, list, pause, resume, approve and abort; the stepper advances them."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, case, func, select
 
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
@@ -16,6 +16,7 @@ from shoal.controller.rollouts import (
     cohort,
     device_rows,
     device_states,
+    listing,
     stepper,
     trailing,
     undeployments,
@@ -26,6 +27,7 @@ from shoal.controller.rollouts.machine import stage_step as stage_step_of
 from shoal.controller.rollouts.machine import step as step_of
 from shoal.controller.rollouts.records import Rollout, RolloutDevice, RolloutPlan, Stage
 from shoal.controller.store import cursors
+from shoal.controller.store.paging import Orders, has_text, page_of
 from shoal.controller.store.records import Page
 from shoal.controller.store.rollout_tables import rollout, rollout_device
 from shoal.controller.store.tables import device
@@ -36,6 +38,14 @@ ON_FAILURE = ("pause", "stop", "rollback")
 ADDED = 1_000
 #: Seconds in which all of them are added; a rollout that is still not complete then is ended.
 CREATED_S = 60.0
+_FAILED = case((rollout_device.c.state.in_(sorted(device_states.FAILURES)), 0), else_=1).label(
+    "kept"
+)
+_DEVICE_ORDERS: Orders = {
+    "device": (rollout_device.c.device,),
+    "failed": (_FAILED, rollout_device.c.device),
+    "updated": (rollout_device.c.updated_at, rollout_device.c.device),
+}
 #: Steps that a person's action takes at once, with one batch of orders; the engine goes on.
 AT_ONCE = 3
 
@@ -123,16 +133,14 @@ def _add_devices(ctx: Context, ident: str, stages: Mapping[str, str]) -> None:
 
 
 def list_rollouts(ctx: Context) -> list[Rollout]:
-    """Rollouts, newest first."""
-    query = select(rollout).order_by(rollout.c.created_at.desc(), rollout.c.id).limit(100)
-    with ctx.store.read() as db:
-        return [_record(db, row) for row in db.execute(query).all()]
+    """The newest rollouts, one page of listing.page."""
+    return listing.page(ctx, limit=cursors.MAX_LIMIT)[0]
 
 
 def get_rollout(ctx: Context, id: str) -> Rollout:  # noqa: A002 - the API's name
     """One rollout; AbsentError if there is none such."""
     with ctx.store.read() as db:
-        return _record(db, _row(db, id))
+        return listing.records(db, [_row(db, id)])[0]
 
 
 def rollout_devices(
@@ -140,29 +148,28 @@ def rollout_devices(
     id: str,  # noqa: A002
     state: str = "",
     cause: str = "",
+    q: str = "",
+    sort: str = "device",
     cursor: str = "",
     limit: int = 100,
 ) -> tuple[list[RolloutDevice], Page]:
-    """Devices of a rollout by name, those of one state or cause only; AbsentError, InputError."""
-    limit = cursors.bounded(limit)
+    """Devices of a rollout by name, those of one state or cause only; AbsentError, InputError.
+
+    q      part of the device's name, its site or the detail
+    sort   "device"; "failed" for those first that failed; "updated"
+    """
     given = {"state": state, "cause": cause}
     wanted = [rollout_device.c.rollout == id]
     wanted += [rollout_device.c[name] == value for name, value in given.items() if value]
-    query = (
-        select(rollout_device, device.c.site, device.c.profile)
-        .join(device, device.c.name == rollout_device.c.device)
-        .where(*wanted)
-        .order_by(rollout_device.c.device)
-        .limit(limit + 1)
-    )
-    if cursor:
-        query = query.where(rollout_device.c.device > cursors.decode(cursor, str)[0])
+    wanted += has_text(q, rollout_device.c.device, device.c.site, rollout_device.c.detail)
+    joined = device.c.name == rollout_device.c.device
+    query = select(rollout_device, device.c.site, device.c.profile, _FAILED).join(device, joined)
     with ctx.store.read() as db:
         _row(db, id)
-        rows = db.execute(query).all()
-        total = db.scalar(select(func.count()).select_from(rollout_device).where(*wanted)) or 0
-    more = cursors.encode(rows[limit - 1].device) if len(rows) > limit else ""
-    return [RolloutDevice.of_row(row) for row in rows[:limit]], Page(next=more, total=total)
+        rows, page = page_of(
+            db, query.where(*wanted), _DEVICE_ORDERS, sort=sort, cursor=cursor, limit=limit
+        )
+    return [RolloutDevice.of_row(row) for row in rows], page
 
 
 def failures(ctx: Context, id: str) -> list[tuple[str, int, str]]:  # noqa: A002
@@ -404,42 +411,12 @@ def _stages(plan: RolloutPlan, stages: Mapping[str, str]) -> list[dict[str, Any]
 # --- records ------------------------------------------------------------------------------------
 
 
-def _record(db: Connection, row: Row[Any]) -> Rollout:
-    """The record, its counts as of now: devices report after a rollout was paused or ended."""
-    states = _states(db, row.id)
-    stages = [
-        _with_counts(stage, states[stage.name])
-        for stage in msgspec.convert(row.stages, list[Stage])
-    ]
-    return Rollout.of_row(
-        row,
-        plan=msgspec.convert(row.plan, RolloutPlan),
-        stages=stages,
-        trailing=trailing.record(db, row.id),
-    )
-
-
 def _states(db: Connection, ident: str) -> dict[str, dict[str, int]]:
     """Stage -> state -> number of its devices in this state."""
-    return defaultdict(
-        dict,
-        {
-            stage: {state: count.devices for state, count in states.items()}
-            for stage, states in device_rows.counts(db, ident).items()
-        },
-    )
-
-
-def _with_counts(stage: Stage, states: Mapping[str, int]) -> Stage:
-    def total(group: frozenset[str]) -> int:
-        return sum(number for state, number in states.items() if state in group)
-
-    succeeded, failed = total(device_states.SUCCESSES), total(device_states.FAILURES)
-    skipped, devices = total(device_states.EXCLUDED), sum(states.values())
-    unseen = min(stage.unseen, devices - succeeded - failed - skipped)
-    return msgspec.structs.replace(
-        stage, devices=devices, succeeded=succeeded, failed=failed, skipped=skipped, unseen=unseen
-    )
+    return {
+        stage: {state: count.devices for state, count in states.items()}
+        for stage, states in device_rows.counts(db, ident).items()
+    }
 
 
 def _row(db: Connection, ident: str) -> Row[Any]:

@@ -23,6 +23,7 @@ from shoal.controller.rollouts import (
     device_states,
     gate,
     group_releases,
+    listing,
     stage_orders,
     unreached,
 )
@@ -102,11 +103,7 @@ def record(db: Connection, ident: str) -> Trailing | None:
     row = _row(db, ident)
     if row is None:
         return None
-    count = gate.tally(device_rows.counts(db, ident).get(TRAILING, {}))
-    return Trailing(
-        state=row.state, reason=row.reason, devices=count.devices, succeeded=count.succeeded,
-        failed=count.failed, skipped=count.skipped,
-    )  # fmt: skip
+    return listing.trailing_record(row, device_rows.counts(db, ident))
 
 
 def reasons(db: Connection) -> dict[str, str]:

@@ -19,6 +19,7 @@ from shoal.controller.rollouts import assignments, cohort, device_states, group_
 from shoal.controller.rollouts.machine import ENDED
 from shoal.controller.rollouts.records import Selector, Undeployment, UndeploymentDevice
 from shoal.controller.store import changes, cursors
+from shoal.controller.store.paging import Orders, page_of
 from shoal.controller.store.records import Page
 from shoal.controller.store.rollout_tables import (
     assignment,
@@ -41,6 +42,7 @@ REMOVED, FAILED, GONE = "REMOVED", "FAILED", "GONE"
 OPEN = (WAITING, ORDERED, CANNOT)
 #: Devices read, and ordered, in one transaction; transactions in one call of `step_all`.
 SELECTED, BATCH, BATCHES = 500, 50, 10
+_ORDERS: Orders = {"created": (undeployment.c.created_at, undeployment.c.id)}
 _OUTDATED = "its agent does not know the order to remove a model: update the agent"
 _SELECTIONS = "name devices, select by ring, site, profile or label, or ask for all of them"
 
@@ -103,14 +105,23 @@ def supersede(db: Connection, ctx: Context, model: str, by: str) -> None:
         _end(db, ctx, row, CANCELED, f"superseded by {by}")
 
 
-def list_undeployments(ctx: Context, model: str = "") -> list[Undeployment]:
-    """The last hundred undeployments of one model or of all, newest first."""
-    table = undeployment
-    query = select(table).order_by(table.c.created_at.desc(), table.c.id).limit(100)
-    if model:
-        query = query.where(table.c.model == model)
+def page(
+    ctx: Context,
+    *,
+    model: str = "",
+    state: str = "",
+    sort: str = "-created",
+    cursor: str = "",
+    limit: int = 50,
+) -> tuple[list[Undeployment], Page]:
+    """Undeployments of one model or of all, in one state or in any, newest first unless `sort` says
+    otherwise. InputError for an unknown order, an invalid limit or cursor."""
+    given = {"model": model, "state": state}
+    wanted = [undeployment.c[name] == value for name, value in given.items() if value]
+    query = select(undeployment).where(*wanted)
     with ctx.store.read() as db:
-        return [_record(db, row) for row in db.execute(query).all()]
+        rows, made = page_of(db, query, _ORDERS, sort=sort, cursor=cursor, limit=limit)
+        return [_record(db, row) for row in rows], made
 
 
 def get_undeployment(ctx: Context, id: str) -> Undeployment:  # noqa: A002

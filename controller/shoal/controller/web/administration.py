@@ -6,15 +6,28 @@ from werkzeug.wrappers import Response
 from shoal.controller.access import audit
 from shoal.controller.fleet import join_tokens as tokens
 from shoal.controller.operations import operations
-from shoal.controller.web.screen import actor, authority, blueprint, context, may, show
+from shoal.controller.web.screen import (
+    actor,
+    asked,
+    authority,
+    blueprint,
+    context,
+    may,
+    show,
+)
 
 HOUR_S = 3600.0
 
 
 @blueprint.get("/operations")
 def operation_list() -> str:
-    """Training and import jobs, newest first."""
-    return show("operations.html", operations=operations.list_operations(context()))
+    """A page of training and import jobs, newest first."""
+    ctx, given = context(), asked("state", "kind", "subject", "q", sort="-created")
+    found, page = operations.page(ctx, **given)
+    return show(
+        "operations.html", operations=found, page=page, given=given, kinds=operations.kinds(ctx),
+        states=operations.STATES,
+    )  # fmt: skip
 
 
 @blueprint.get("/operations/<id>")

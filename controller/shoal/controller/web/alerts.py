@@ -4,10 +4,8 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.alerts import actions, listing
-from shoal.controller.alerts.machine import STATES
-from shoal.controller.alerts.records import SEVERITIES, Alert
-from shoal.controller.rollouts import rollouts
-from shoal.controller.web.screen import actor, blueprint, context, show
+from shoal.controller.rollouts import listing as rollout_listing
+from shoal.controller.web.screen import actor, asked, blueprint, context, show
 from shoal.errors import InputError
 
 PAGE = 50
@@ -17,13 +15,14 @@ _FILTERS = ("state", "severity", "kind", "site", "model", "assigned", "q")
 
 @blueprint.get("/alerts")
 def alert_list() -> str:
-    """A page of alerts, the urgent ones of it first."""
+    """A page of alerts, the urgent ones first."""
     ctx = context()
-    given = {name: request.args.get(name, "") for name in _FILTERS}
-    found, page = listing.page(ctx, **given, cursor=request.args.get("cursor", ""), limit=PAGE)
-    newest = {r.release: r.id for r in reversed(rollouts.list_rollouts(ctx))}
+    given = asked(*_FILTERS, sort="urgency")
+    found, page = listing.page(ctx, **given, limit=PAGE)
+    rolled_out = {one.release for one in found if one.kind == "rollout" and one.release}
+    newest = rollout_listing.newest_of(ctx, rolled_out)
     return show(
-        "alerts.html", alerts=sorted(found, key=_urgency), filters=given, state=given["state"],
+        "alerts.html", alerts=found, filters=given, state=given["state"],
         page=page, counts=listing.counts(ctx), rollouts=newest, snoozes=SNOOZES_S,
     )  # fmt: skip
 
@@ -63,9 +62,3 @@ def _seconds() -> float:
         return float(request.form.get("for_s", ""))
     except ValueError as error:
         raise InputError("the length of a snooze", "choose one of the list") from error
-
-
-def _urgency(alert: Alert) -> tuple[int, int, float]:
-    severity = SEVERITIES.index(alert.severity) if alert.severity in SEVERITIES else 1
-    state = STATES.index(alert.state) if alert.state in STATES else 0
-    return state, severity if state == 0 else 0, -alert.updated_at

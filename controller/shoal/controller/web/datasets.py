@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 from shoal.controller.data import adding, csv_detection, datasets
 from shoal.controller.data.adding import Upload
 from shoal.controller.store.records import Page
-from shoal.controller.web.screen import actor, blueprint, context, pack_items, show
+from shoal.controller.web.screen import actor, asked, blueprint, context, pack_items, show
 from shoal.errors import InputError
 
 #: Thumbnails on a page.
@@ -18,8 +18,10 @@ _TEXTS = ("name", "kind", "label", "site", "split", "labels_from")
 
 @blueprint.get("/datasets")
 def dataset_list() -> str:
-    """All dataset versions."""
-    return show("datasets.html", datasets=datasets.list_datasets(context()))
+    """A page of dataset versions, newest first."""
+    given = asked("kind", "q", sort="-created")
+    found, page = datasets.page(context(), **given)
+    return show("datasets.html", datasets=found, page=page, given=given, kinds=adding.KINDS)
 
 
 @blueprint.get("/datasets/add")

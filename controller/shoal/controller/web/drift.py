@@ -17,7 +17,7 @@ SPANS = {"1h": 3600.0, "6h": 6 * 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0}
 def drift() -> str:
     """Subject selection, heatmap, and one feature's histograms."""
     ctx = context()
-    names = [m.name for m in models.list_models(ctx)]
+    names = models.names(ctx)
     model = request.args.get("model") or (names[0] if names else "")
     subjects = drift_history.drift_subjects(ctx, model) if model else []
     scope, subject = _chosen(subjects) or _default_subject(ctx, model, subjects)

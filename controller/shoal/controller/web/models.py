@@ -10,23 +10,25 @@ from shoal.controller.data import datasets
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases, retirement
-from shoal.controller.rollouts import rollouts, undeployments
+from shoal.controller.rollouts import listing, undeployments
 from shoal.controller.training import imports
-from shoal.controller.web.screen import actor, blueprint, context, read_facts, show
+from shoal.controller.web.screen import actor, asked, blueprint, context, read_facts, show
 from shoal.errors import AbsentError, InputError
 from shoal.manifest import TENSORS
 from shoal.tasks import KINDS
 
 #: Period of a release's in-service metrics.
 IN_SERVICE_S = 86_400.0
+#: Datasets to choose from, the newest ones.
+MOST_DATASETS = 200
 
 
 @blueprint.get("/models")
 def model_list() -> str:
-    """All models."""
-    everything = request.args.get("all") == "true"
-    found = models.list_models(context(), retired=everything)
-    return show("models.html", models=found, everything=everything)
+    """A page of models, by name."""
+    everything, given = request.args.get("all") == "true", asked("q", sort="name")
+    found, page = models.page(context(), retired=everything, **given)
+    return show("models.html", models=found, everything=everything, page=page, given=given)
 
 
 @blueprint.get("/import")
@@ -35,7 +37,7 @@ def model_import() -> str:
     ctx = context()
     return show(
         "import.html",
-        datasets=[one.ref for one in datasets.list_datasets(ctx)],
+        datasets=[one.ref for one in datasets.page(ctx, limit=MOST_DATASETS)[0]],
         model=request.args.get("model", ""),
         tasks=[word for word in KINDS if word != TENSORS],
     )
@@ -71,13 +73,16 @@ def model_import_start() -> Response:
 
 @blueprint.get("/models/<name>")
 def model(name: str) -> str:
-    """One model's releases, newest first."""
-    ctx = context()
+    """One model, and a page of its releases, newest first."""
+    ctx, given = context(), asked("state", "q", sort="-created")
+    found, page = releases.page(ctx, model=name, **given)
     return show(
         "model.html",
         model=models.get_model(ctx, name),
-        releases=releases.list_releases(ctx, model=name),
-        undeployments=undeployments.list_undeployments(ctx, model=name)[:5],
+        releases=found,
+        page=page,
+        given=given,
+        undeployments=undeployments.page(ctx, model=name, limit=5)[0],
     )
 
 
@@ -86,6 +91,7 @@ def release(ref: str) -> str:
     """One version of a model."""
     ctx = context()
     found = releases.get_release(ctx, ref)
+    newest, of_all = listing.page(ctx, release=ref, limit=3)
     return show(
         "release.html",
         release=found,
@@ -95,7 +101,8 @@ def release(ref: str) -> str:
         service=performance.performance(
             ctx, model=found.model, release=ref, since=ctx.clock() - IN_SERVICE_S
         ),
-        rollouts=[r for r in rollouts.list_rollouts(ctx) if r.release == ref],
+        rollouts=newest,
+        rolled_out=of_all.total,
     )
 
 

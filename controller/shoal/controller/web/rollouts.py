@@ -5,13 +5,15 @@ from werkzeug.wrappers import Response
 
 from shoal.controller.fleet import devices
 from shoal.controller.releases import releases
-from shoal.controller.rollouts import device_states, rollouts
+from shoal.controller.rollouts import device_states, listing, rollouts
 from shoal.controller.rollouts.records import RolloutPlan, Selector, StagePlan
 from shoal.controller.web import wording
-from shoal.controller.web.screen import actor, blueprint, context, show
+from shoal.controller.web.screen import actor, asked, blueprint, context, show
 from shoal.errors import AbsentError
 
 TILES = 120
+#: Releases to choose from; older ones have a button on their own page.
+MOST_RELEASES = 200
 _ACTIONS = {"approve": rollouts.approve, "pause": rollouts.pause, "resume": rollouts.resume}
 #: Causes for which a device is skipped, not failed.
 SKIPS = frozenset(
@@ -24,8 +26,10 @@ SKIPS = frozenset(
 
 @blueprint.get("/rollouts")
 def rollout_list() -> str:
-    """All rollouts, newest first."""
-    return show("rollouts.html", rollouts=rollouts.list_rollouts(context()))
+    """A page of rollouts, newest first."""
+    ctx, given = context(), asked("state", "model", "release", "q", sort="-created")
+    found, page = listing.page(ctx, **given)
+    return show("rollouts.html", rollouts=found, page=page, given=given, states=listing.states(ctx))
 
 
 @blueprint.get("/rollouts/new")
@@ -35,11 +39,7 @@ def rollout_new() -> str:
     return show(
         "rollout_new.html",
         facets=devices.facets(ctx),
-        releases=[
-            r
-            for r in releases.list_releases(ctx, retired=False)
-            if r.state in ("released", "candidate")
-        ],
+        releases=releases.signed_refs(ctx, MOST_RELEASES),
         chosen=request.args.get("release", ""),
     )
 
@@ -66,10 +66,9 @@ def rollout_start() -> Response:
 def rollout(id: str) -> str:  # noqa: A002 - the API's word
     """One rollout: stages, failures and devices."""
     ctx = context()
-    state, cause = request.args.get("state", ""), request.args.get("cause", "")
-    found, page = rollouts.rollout_devices(
-        ctx, id, state=state, cause=cause, cursor=request.args.get("cursor", ""), limit=TILES
-    )
+    given = asked("state", "cause", "q", sort="failed")
+    state, cause = given["state"], given["cause"]
+    found, page = rollouts.rollout_devices(ctx, id, limit=TILES, **given)
     one = rollouts.get_rollout(ctx, id)
     causes = rollouts.failures(ctx, id)
     return show(
@@ -83,6 +82,7 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
         actions=wording.actions(one.state, one.trailing.state if one.trailing else ""),
         state=state,
         cause=cause,
+        q=given["q"],
     )
 
 

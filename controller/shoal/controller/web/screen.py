@@ -115,6 +115,12 @@ def next_page(page: Page) -> str:
     return url_for(str(request.endpoint), **_current_args() | {"cursor": page.next})
 
 
+def asked(*names: str, sort: str = "") -> dict[str, Any]:
+    """Filters, order and cursor of a list, from the URL. sort: the order if none is asked for."""
+    given = {name: request.args.get(name, "").strip() for name in (*names, "cursor")}
+    return given | {"sort": request.args.get("sort", "").strip() or sort}
+
+
 def first_page() -> str:
     """URL of the first page; "" when already there."""
     here = _current_args()
