@@ -12,7 +12,7 @@ LINE = re.compile(rf"[a-z_]+(?:{{{LABEL}(?:,{LABEL})*}})? [-+0-9.e]+")
 
 def test_every_line_is_in_the_text_format(controller: ControllerApp) -> None:
     controller.get("/api/v1/devices")
-    answer = controller.client.get("/metrics")
+    answer = controller.get("/metrics", "viewer")
     assert answer.content_type == "text/plain; version=0.0.4; charset=utf-8"
     for line in answer.text.splitlines():
         assert line.startswith(("# HELP ", "# TYPE ")) or LINE.fullmatch(line), line
@@ -23,7 +23,7 @@ def test_what_is_asked_for_at_random_adds_no_lines(controller: ControllerApp) ->
     for number in range(20):
         controller.client.open(f"/random/{number}", method="GET")
         controller.client.open("/api/v1/devices", method=f"RANDOM{number}")
-    text = controller.client.get("/metrics").text
+    text = controller.get("/metrics", "viewer").text
     assert "RANDOM" not in text
     assert "/random" not in text
     assert 'shoal_http_requests_total{method="other",route="none",status="405"} 20.0' in text

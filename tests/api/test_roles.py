@@ -4,15 +4,16 @@ import re
 
 import pytest
 
-from api.controller_app import ControllerApp, is_problem
+from api.controller_app import PASSWORD, ControllerApp, is_problem
 from shoal.controller.access.roles import ROLES
 from shoal.controller.api import registry
 
+TOKEN = {"name": "ci", "password": PASSWORD}
 #: The least role for each route, or "" for everybody. A new route must be entered here.
 LEAST = {
     "GET /healthz": "",
     "GET /readyz": "",
-    "GET /metrics": "",
+    "GET /metrics": "viewer",
     "GET /openapi.json": "",
     "GET /ca.pem": "",
     "POST /api/v1/enrol": "",
@@ -23,12 +24,19 @@ LEAST = {
     "POST /api/v1/tokens": "",
     "DELETE /api/v1/session": "viewer",
     "GET /api/v1/me": "viewer",
-    "POST /api/v1/me/password": "viewer",
+    "POST /api/v1/me/password": "",
+    "GET /api/v1/sessions": "viewer",
+    "DELETE /api/v1/sessions/{id}": "viewer",
     "GET /api/v1/tokens": "viewer",
     "DELETE /api/v1/tokens/{id}": "viewer",
     "GET /api/v1/users": "admin",
     "POST /api/v1/users": "admin",
     "DELETE /api/v1/users/{name}": "admin",
+    "POST /api/v1/users/{name}/role": "admin",
+    "POST /api/v1/users/{name}/reset": "admin",
+    "POST /api/v1/users/{name}/disable": "admin",
+    "POST /api/v1/users/{name}/enable": "admin",
+    "POST /api/v1/users/{name}/revoke": "admin",
     "GET /api/v1/join-tokens": "operator",
     "POST /api/v1/join-tokens": "operator",
     "DELETE /api/v1/join-tokens/{id}": "operator",
@@ -170,9 +178,9 @@ def test_each_role_has_exactly_the_rights_of_the_table(
 
 
 def test_a_token_does_no_more_than_its_user_may_now(controller: ControllerApp) -> None:
-    made = controller.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "viewer"})
+    made = controller.post("/api/v1/tokens", "operator", json=TOKEN | {"role": "viewer"})
     bearer = {"Authorization": f"Bearer {made.json['secret']}"}
     assert controller.client.get("/api/v1/me", headers=bearer).json["role"] == "viewer"
     assert is_problem(controller.client.get("/api/v1/join-tokens", headers=bearer), 403)
-    refused = controller.post("/api/v1/tokens", "operator", json={"name": "ci", "role": "admin"})
+    refused = controller.post("/api/v1/tokens", "operator", json=TOKEN | {"role": "admin"})
     assert is_problem(refused, 403)

@@ -3,13 +3,16 @@
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
 from api.controller_app import ORIGIN, PASSWORD, ControllerApp, is_problem
 from shoal.controller.access import audit, sessions, users
+from shoal.controller.app import create_app
 from shoal.controller.store.tables import api_token, session, user
 from shoal.errors import ConflictError, SettingError
 
+TOKEN = {"name": "ci", "password": PASSWORD}
 OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -29,7 +32,9 @@ def test_signing_in_gives_a_cookie_that_only_our_own_pages_send(controller: Cont
     for flag in ("Secure", "HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"):
         assert flag in cookie
     assert "Domain" not in cookie
-    assert me(controller).json == {"name": "operator", "role": "operator", "via": "session"}
+    assert me(controller).json | {"name": "operator", "role": "operator", "via": "session"} == (
+        me(controller).json
+    )
 
 
 def test_a_wrong_address_is_an_error_screen_for_a_browser_and_a_problem_for_a_program(
@@ -51,7 +56,7 @@ def test_a_wrong_address_is_an_error_screen_for_a_browser_and_a_problem_for_a_pr
 
 def test_what_is_stored_of_a_secret_does_not_open_the_door(controller: ControllerApp) -> None:
     secret = controller.sign_in().headers["Set-Cookie"].split("=", 1)[1].split(";")[0]
-    bearer = controller.post("/api/v1/tokens", json={"name": "ci"}).json["secret"]
+    bearer = controller.post("/api/v1/tokens", json=TOKEN).json["secret"]
     with controller.ctx.store.read() as db:
         stored = str([db.execute(t.select()).all() for t in (session, api_token, user)])
     assert secret not in stored
@@ -88,8 +93,19 @@ def test_a_guesser_of_tokens_and_of_the_old_password_waits_as_well(
     for _ in range(5):
         assert is_problem(controller.client.post("/api/v1/tokens", json=guess), 401)
     assert is_problem(controller.client.post("/api/v1/tokens", json=guess), 429)
-    old = {"old": "wrong", "new": "another long password"}
-    assert is_problem(controller.post("/api/v1/me/password", json=old), 429)
+    old = {"user": "admin", "old": "wrong", "new": "another long password"}
+    assert is_problem(controller.client.post("/api/v1/me/password", json=old), 429)
+
+
+def test_each_further_wrong_password_waits_twice_as_long(controller: ControllerApp) -> None:
+    for _ in range(5):
+        controller.sign_in("admin", "wrong")
+    waits = []
+    for _ in range(4):
+        waits.append(int(controller.sign_in().headers["Retry-After"]))
+        controller.clock.now += waits[-1] + 1
+        assert is_problem(controller.sign_in("admin", "wrong"), 401)
+    assert waits == [60, 120, 240, 480]
 
 
 def test_a_session_ends_when_one_signs_out_and_by_itself_after_twelve_hours(
@@ -147,7 +163,7 @@ def test_a_request_with_a_token_needs_no_browser_headers(controller: ControllerA
 
 
 def test_a_revoked_token_ends_at_once(controller: ControllerApp) -> None:
-    made = controller.post("/api/v1/tokens", "viewer", json={"name": "ci"}).json
+    made = controller.post("/api/v1/tokens", "viewer", json=TOKEN).json
     bearer = {"Authorization": f"Bearer {made['secret']}"}
     assert controller.client.get("/api/v1/me", headers=bearer).status_code == 200
     assert is_problem(controller.request("DELETE", f"/api/v1/tokens/{made['id']}", "operator"), 404)
@@ -156,7 +172,7 @@ def test_a_revoked_token_ends_at_once(controller: ControllerApp) -> None:
 
 
 def test_a_token_expires(controller: ControllerApp) -> None:
-    made = controller.post("/api/v1/tokens", "viewer", json={"name": "ci", "ttl_s": 60}).json
+    made = controller.post("/api/v1/tokens", "viewer", json={**TOKEN, "ttl_s": 60}).json
     controller.clock.now += 61
     bearer = {"Authorization": f"Bearer {made['secret']}"}
     assert is_problem(controller.client.get("/api/v1/me", headers=bearer), 401)
@@ -192,7 +208,7 @@ def test_a_new_password_ends_the_other_sessions(controller: ControllerApp) -> No
     response = controller.client.post(
         "/api/v1/me/password", json=change, base_url=ORIGIN, headers=OURS
     )
-    assert response.status_code == 204
+    assert (response.status_code, response.json) == (200, {"sessions": 1, "tokens": 0})
     assert me(controller).status_code == 200
     assert is_problem(other.get("/api/v1/me", base_url=ORIGIN), 401)
     assert is_problem(controller.sign_in("viewer"), 401)
@@ -219,7 +235,7 @@ def test_no_secret_reaches_the_log_or_the_audit(
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         secret = controller.sign_in().headers["Set-Cookie"].split("=", 1)[1].split(";")[0]
-        token = controller.post("/api/v1/tokens", json={"name": "ci"}).json["secret"]
+        token = controller.post("/api/v1/tokens", json=TOKEN).json["secret"]
         joining = controller.join_token()
         controller.sign_in("admin", "a wrong guess")
     entries = str(audit.list_audit(controller.ctx)[0])
@@ -230,8 +246,11 @@ def test_no_secret_reaches_the_log_or_the_audit(
 
 
 def test_every_response_has_the_security_headers(controller: ControllerApp) -> None:
+    network = msgspec.structs.replace(controller.ctx.settings.network, hosts=["shoal.example"])
+    settings = msgspec.structs.replace(controller.ctx.settings, network=network)
+    client = create_app(controller.ctx._replace(settings=settings)).test_client()
     for path in ("/healthz", "/api/v1/me", "/api/v1/nothing"):
-        headers = controller.client.get(path, base_url="https://shoal.example:8443").headers
+        headers = client.get(path, base_url="https://shoal.example:8443").headers
         policy = headers["Content-Security-Policy"]
         assert "default-src 'self'" in policy
         assert "script-src 'self'" in policy

@@ -47,6 +47,9 @@ SCREENS = {
     "add a dataset": "/datasets/add",
     "operations": "/operations",
     "audit": "/audit",
+    "people": "/people",
+    "people, reset": "/people/users/viewer/reset",
+    "password": "/password",
     "settings": "/settings",
     "add devices": "/enrol",
     "nothing there": "/devices/no-such-device",
@@ -206,3 +209,31 @@ def test_a_rollout_shows_how_often_outputs_of_the_new_release_differ(
     assert {"disagree": 0.02, "compared": 256}.items() <= next(
         one["facts"].items() for one in devices if one["device"] == LAST
     )
+
+
+def test_an_admin_adds_a_user_who_chooses_a_password_before_anything_else(
+    tab: Tab, chromium: Browser, console: Console
+) -> None:
+    page = tab.go("/people")
+    page.get_by_label("Name", exact=True).first.fill("ana")
+    page.get_by_label("Role", exact=True).first.select_option("operator")
+    page.get_by_role("button", name="Add", exact=True).click()
+    once = page.locator("#shown-secret").inner_text()
+    other = chromium.new_context(ignore_https_errors=True)
+    new = Tab(other, console.url).go("/sign-in")
+    new.get_by_label("User").fill("ana")
+    new.get_by_label("Password").fill(once)
+    new.keyboard.press("Enter")
+    expect(new.get_by_role("heading", name="Change your password")).to_be_visible()
+    new.get_by_label("One-time password").fill(once)
+    new.get_by_label("New password, 12").fill("a password of my own")
+    new.get_by_label("New password again").fill("a password of my own")
+    new.get_by_role("button", name="Change").click()
+    expect(new.get_by_role("heading", name="People")).to_be_visible()
+    page.get_by_role("button", name="Disable… ana").click()
+    page.get_by_label("Reason, for the audit log").fill("test")
+    page.get_by_role("dialog").get_by_role("button", name="Disable").click()
+    expect(page.get_by_role("row", name="Role of ana")).to_contain_text("disabled")
+    new.reload()
+    expect(new.get_by_role("button", name="Sign in")).to_be_visible()
+    other.close()

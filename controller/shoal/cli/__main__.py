@@ -22,6 +22,8 @@ from shoal.cli.operation import operation
 from shoal.cli.release import release
 from shoal.cli.rollout import rollout
 from shoal.cli.round import round_
+from shoal.cli.token import token
+from shoal.cli.user import user
 from shoal.errors import ShoalError
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {text}" for code, text in MEANING.items())
@@ -51,7 +53,7 @@ def cli() -> None:
 
 for _command in (
     login, device, group, dataset, model, release, rollout, round_, bundle, alert, notify,
-    operation, doctor, demo_command(),
+    operation, user, token, doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)
 for _verb in checkpoint.COMMANDS:

@@ -9,8 +9,9 @@ from shoal.cli import account
 from shoal.cli.account import Account
 from shoal.cli.api import Api, at, unreachable
 from shoal.cli.command import Command, Session
-from shoal.cli.exit_codes import FailedError
+from shoal.cli.exit_codes import FailedError, ProblemError
 from shoal.cli.options import DURATION, confirm
+from shoal.cli.user import replace_one_time
 from shoal.errors import DeniedError, LinkError
 
 
@@ -64,7 +65,7 @@ def login(
     """
     ca = "" if public_ca else _pinned(session, url, fingerprint, yes)
     password = password or click.prompt(f"Password of {user}", hide_input=True, err=True)
-    made = _token(Account(url=url, ca=ca), user, password, role, ttl)
+    made = _signed_in(session, Account(url=url, ca=ca), user, password, role, ttl)
     kept = Account(url=url, token=made["secret"], ca=ca, user=user, role=made["role"])
     where = account.save(kept, session.environment)
     session.show(
@@ -113,6 +114,18 @@ def fetch_ca(url: str) -> str:
     if not response.is_success:
         raise LinkError(f"{url} has no /ca.pem", "is this a Shoal controller?")
     return response.text
+
+
+def _signed_in(
+    session: Session, anonymous: Account, user: str, password: str, role: str, ttl: float
+) -> dict[str, Any]:
+    """A token; who has a one-time password is asked for one of their own first, at a terminal."""
+    try:
+        return _token(anonymous, user, password, role, ttl)
+    except ProblemError as error:
+        if not error.body.get("one_time") or session.json:
+            raise
+    return _token(anonymous, user, replace_one_time(anonymous, user, password), role, ttl)
 
 
 def _token(anonymous: Account, user: str, password: str, role: str, ttl: float) -> dict[str, Any]:

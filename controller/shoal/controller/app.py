@@ -18,6 +18,7 @@ from shoal.controller.api import (
     dispatch,
     openapi,
     problems,
+    proxies,
     registry,
     request_parsing,
     security,
@@ -56,11 +57,10 @@ def create_app(ctx: Context) -> Flask:
     app.request_class = request_parsing.SpooledRequest
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions |= {
-        "shoal": ctx,
-        "shoal-services": services,
-        "shoal-attempts": services.attempts,
-    }
+    app.extensions |= {"shoal": ctx, "shoal-services": services}
+    app.wsgi_app = proxies.ForwardedHeaders(  # type: ignore[assignment, method-assign]
+        app.wsgi_app, ctx.settings.network.trusted_proxies
+    )
     request_parsing.clear_uploads(ctx.folder)
     _measure(app, services.metrics)
     security.install(app, ctx)

@@ -13,12 +13,25 @@ ROLES = ("viewer", "operator", "approver", "admin")
 
 
 class Actor(NamedTuple):
-    """Authenticated caller. via: "session" or "token"; key: hash of the session or token id."""
+    """Authenticated caller.
+
+    via            "session", "token" or "password"
+    key            hash of the session, or id of the token
+    models, sites  scope of a token: empty for everything
+    one_time       signed in with a one-time password, which has to be replaced first
+    """
 
     name: str
     role: str
     via: str
     key: str
+    models: tuple[str, ...] = ()
+    sites: tuple[str, ...] = ()
+    one_time: bool = False
+
+    @property
+    def scoped(self) -> bool:
+        return bool(self.models or self.sites)
 
 
 def require(actor: Actor | None, role: str) -> Actor:

@@ -1,78 +1,65 @@
 """Sessions of the console: sign in with a password, the session cookie, sign out."""
 
-import logging
 import secrets
+from typing import Any
 
-from sqlalchemy import Connection, Update, delete, insert, select, update
+from sqlalchemy import Connection, Select, Update, delete, func, insert, select, update
 
-from shoal.controller.access import audit
-from shoal.controller.access.login_attempts import Attempts, allowances
-from shoal.controller.access.passwords import hash_password, is_password, outdated
+from shoal.controller.access import audit, known_browsers
+from shoal.controller.access.login_attempts import Attempts
+from shoal.controller.access.password_check import Credentials, check_password
+from shoal.controller.access.records import SessionInfo
 from shoal.controller.access.roles import Actor, digest
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import session, user
-from shoal.errors import DeniedError, StorageError
-
-_log = logging.getLogger(__name__)
+from shoal.errors import AbsentError, StorageError
 
 COOKIE = "__Host-shoal"
 SESSION_S = 12 * 3600.0
 #: Resolution of `seen_at` and `last_used_at`, seconds: most reads do not write.
 SEEN_EVERY_S = 60.0
-
-
-def check_password(
-    ctx: Context, *, user_name: str, password: str, address: str, attempts: Attempts
-) -> Actor:
-    """Verify user and password; the same DeniedError whichever is wrong."""
-    keys = allowances(user_name[:64], address)
-    attempts.begin(keys, ctx.clock())
-    with ctx.store.read() as db:
-        row = db.execute(select(user).where(user.c.name == user_name[:64])).one_or_none()
-    if not is_password(row.password_hash if row else None, password) or row is None:
-        # Never log the given name: users type passwords into that field.
-        _log.warning(
-            "wrong password for %s, from %s", row.name if row else "an unknown user", address
-        )
-        raise DeniedError("user or password is wrong", signed_in=False)
-    attempts.forget(keys)
-    if outdated(row.password_hash):
-        fresh = update(user).where(user.c.name == row.name)
-        with ctx.store.write() as db:
-            db.execute(fresh.values(password_hash=hash_password(password)))
-    return Actor(row.name, row.role, "password", "")
+_ID_DIGITS = 16
+_AGENT_CHARACTERS = 300
 
 
 def login(
-    ctx: Context, *, user_name: str, password: str, address: str, attempts: Attempts
-) -> tuple[Actor, str]:
-    """Create a session: the actor, and the secret for COOKIE. DeniedError as check_password."""
-    actor = check_password(
-        ctx, user_name=user_name, password=password, address=address, attempts=attempts
-    )
+    ctx: Context, given: Credentials, attempts: Attempts, agent: str = ""
+) -> tuple[Actor, dict[str, tuple[str, int]]]:
+    """Create a session: the actor, and cookies as name -> (value, seconds).
+
+    agent   the browser's User-Agent, for the list of sessions
+
+    DeniedError as check_password.
+    """
+    found = check_password(ctx, given, attempts)
+    actor = found.actor
     secret, now = secrets.token_urlsafe(32), ctx.clock()
     with ctx.store.write() as db:
         db.execute(delete(session).where(session.c.expires_at <= now))
         db.execute(
             insert(session).values(
-                id_hash=digest(secret),
-                user=actor.name,
-                created_at=now,
-                expires_at=now + SESSION_S,
-                seen_at=now,
+                id_hash=digest(secret), user=actor.name, created_at=now,
+                expires_at=now + SESSION_S, seen_at=now, address=ctx.address,
+                agent="".join(c for c in agent if c.isprintable())[:_AGENT_CHARACTERS],
             )
-        )
-        audit.record(db, ctx, actor.name, "user.sign-in", actor.name, address=address)
-    return actor._replace(via="session", key=digest(secret)), secret
+        )  # fmt: skip
+        audit.record(db, ctx, actor.name, "user.sign-in", actor.name)
+    nonce = found.browser or secrets.token_hex(16)
+    browser = known_browsers.make(actor.name, found.password_hash, nonce)
+    cookies = {
+        COOKIE: (secret, int(SESSION_S)),
+        known_browsers.COOKIE: (browser, known_browsers.KEPT_S),
+    }
+    return actor._replace(via="session", key=digest(secret)), cookies
 
 
 def actor_of_session(ctx: Context, secret: str) -> Actor | None:
-    """Actor of a session cookie; None when it is unknown, expired or revoked."""
+    """Actor of a session cookie; None when unknown, expired, revoked, or the user is disabled."""
     key, now = digest(secret), ctx.clock()
     wanted = (
-        select(user.c.name, user.c.role, session.c.seen_at)
+        select(user.c.name, user.c.role, user.c.password_expires_at, session.c.seen_at)
         .join(session, session.c.user == user.c.name)
-        .where(session.c.id_hash == key, session.c.expires_at > now)
+        .where(session.c.id_hash == key, session.c.expires_at > now, user.c.disabled_at == 0)
     )
     with ctx.store.read() as db:
         row = db.execute(wanted).one_or_none()
@@ -80,7 +67,7 @@ def actor_of_session(ctx: Context, secret: str) -> Actor | None:
         return None
     if row.seen_at < now - SEEN_EVERY_S:
         touch(ctx, update(session).where(session.c.id_hash == key).values(seen_at=now))
-    return Actor(row.name, row.role, "session", key)
+    return Actor(row.name, row.role, "session", key, one_time=bool(row.password_expires_at))
 
 
 def logout(ctx: Context, *, actor: Actor) -> None:
@@ -90,9 +77,43 @@ def logout(ctx: Context, *, actor: Actor) -> None:
         audit.record(db, ctx, actor.name, "user.sign-out", actor.name)
 
 
-def end_sessions(db: Connection, name: str, *, but: str = "") -> None:
-    """End every session of a user, except `but`."""
-    db.execute(delete(session).where(session.c.user == name, session.c.id_hash != but))
+def list_sessions(ctx: Context, *, actor: Actor) -> list[SessionInfo]:
+    """The actor's valid sessions, or everybody's for an admin; last used first."""
+    wanted = _mine(select(session), actor).where(session.c.expires_at > ctx.clock())
+    with ctx.store.read() as db:
+        rows = db.execute(wanted.order_by(session.c.seen_at.desc(), session.c.id_hash)).all()
+    return [
+        SessionInfo.of_row(
+            row, id=row.id_hash[:_ID_DIGITS], current=row.id_hash == actor.key
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def end_session(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 - name of the API field
+    """End a session; AbsentError if it is unknown, or of another user and the actor no admin."""
+    wanted = _mine(select(session.c.id_hash, session.c.user), actor)
+    with ctx.store.write() as db:
+        same = func.substr(session.c.id_hash, 1, _ID_DIGITS) == id
+        row = db.execute(wanted.where(same)).first()
+        if row is None:
+            raise AbsentError("session", id, "see: shoal user sessions")
+        db.execute(delete(session).where(session.c.id_hash == row.id_hash))
+        audit.record(db, ctx, actor.name, "user.end-session", row.user, session=id)
+
+
+def end_other_sessions(ctx: Context, *, actor: Actor) -> int:
+    """End every session of the actor but this one; how many."""
+    with ctx.store.write() as db:
+        ended = end_sessions(db, actor.name, but=actor.key)
+        audit.record(db, ctx, actor.name, "user.end-sessions", actor.name, sessions=ended)
+    return ended
+
+
+def end_sessions(db: Connection, name: str, *, but: str = "") -> int:
+    """End every session of a user, except `but`; how many."""
+    mine = (session.c.user == name) & (session.c.id_hash != but)
+    return db.execute(delete(session).where(mine)).rowcount
 
 
 def touch(ctx: Context, statement: Update) -> None:
@@ -102,3 +123,7 @@ def touch(ctx: Context, statement: Update) -> None:
             db.execute(statement)
     except StorageError:
         return
+
+
+def _mine(wanted: Select[Any], actor: Actor) -> Select[Any]:
+    return wanted if actor.role == "admin" else wanted.where(session.c.user == actor.name)

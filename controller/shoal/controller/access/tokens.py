@@ -3,41 +3,62 @@
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from shoal.controller.access import audit, roles, sessions
 from shoal.controller.access.records import ApiToken
 from shoal.controller.access.roles import Actor
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import api_token, user
-from shoal.errors import AbsentError, SettingError
+from shoal.errors import AbsentError, DeniedError, SettingError
 
 LONGEST_S = 366 * 86_400.0
 _TOKEN = re.compile(r"shoal_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 
 def create_token(
-    ctx: Context, *, actor: Actor, name: str, role: str = "", ttl_s: float = 30 * 86_400.0
+    ctx: Context,
+    *,
+    actor: Actor,
+    name: str,
+    role: str = "",
+    ttl_s: float = 30 * 86_400.0,
+    models: Sequence[str] = (),
+    sites: Sequence[str] = (),
 ) -> ApiToken:
     """Create a token for `actor`; its secret is returned only here.
 
-    role "" is the actor's own. DeniedError for a role above the actor's, SettingError for a ttl_s
-    of zero or above a year.
+    role            "" is the actor's own
+    models, sites   what it is for; empty for everything: shoal.controller.access.scopes
+
+    DeniedError for a role above the actor's, or one who has a one-time password; SettingError for a
+    ttl_s of zero or above a year.
     """
     role = role or actor.role
     if role not in roles.ROLES:
         raise SettingError(f"role {role!r}", f"use one of: {', '.join(roles.ROLES)}")
     roles.require(actor, role)
+    if actor.one_time:
+        raise DeniedError(
+            "this is a one-time password",
+            "choose your own first: sign in to the console, or shoal login",
+            signed_in=False, one_time=True,
+        )  # fmt: skip
     if not 0 < ttl_s <= LONGEST_S:
         raise SettingError(f"ttl_s {ttl_s:g}", f"use up to {LONGEST_S:.0f}")
     secret, now = secrets.token_urlsafe(32), ctx.clock()
-    id_, rights = secrets.token_hex(6), {"role": role, "expires_at": now + ttl_s}
+    id_ = secrets.token_hex(6)
+    rights: dict[str, Any] = {
+        "role": role, "expires_at": now + ttl_s, "models": sorted(set(models)),
+        "sites": sorted(set(sites)),
+    }  # fmt: skip
     row: dict[str, Any] = {"id": id_, "name": name, "user": actor.name, "created_at": now, **rights}
     with ctx.store.write() as db:
         db.execute(insert(api_token).values(secret_hash=roles.digest(secret), **row))
-        audit.record(db, ctx, actor.name, "token.create", id_, **rights)
+        audit.record(db, ctx, actor.name, "token.create", id_, name=name, **rights)
     return ApiToken(secret=f"shoal_{id_}_{secret}", **row)
 
 
@@ -57,12 +78,18 @@ def revoke_token(ctx: Context, *, actor: Actor, id: str) -> None:  # noqa: A002 
         mine = mine.where(api_token.c.user == actor.name)
     with ctx.store.write() as db:
         if not db.execute(mine).rowcount:
-            raise AbsentError("token", id)
+            raise AbsentError("token", id, "see: shoal token list")
         audit.record(db, ctx, actor.name, "token.revoke", id)
 
 
+def revoke_tokens(db: Connection, name: str, *, but: str = "") -> int:
+    """Revoke every token of a user, except `but`; how many."""
+    mine = (api_token.c.user == name) & (api_token.c.id != but)
+    return db.execute(delete(api_token).where(mine)).rowcount
+
+
 def actor_of_token(ctx: Context, text: str) -> Actor | None:
-    """Actor of a token; None when it is malformed, unknown, expired or revoked."""
+    """Actor of a token; None when malformed, unknown, expired, revoked, or its user disabled."""
     found, now = _TOKEN.fullmatch(text), ctx.clock()
     if not found:
         return None
@@ -70,7 +97,7 @@ def actor_of_token(ctx: Context, text: str) -> Actor | None:
     wanted = (
         select(api_token, user.c.role.label("user_role"))
         .join(user, user.c.name == api_token.c.user)
-        .where(api_token.c.id == id_)
+        .where(api_token.c.id == id_, user.c.disabled_at == 0)
     )
     with ctx.store.read() as db:
         row = db.execute(wanted).one_or_none()
@@ -81,4 +108,5 @@ def actor_of_token(ctx: Context, text: str) -> Actor | None:
         return None
     if row.last_used_at < now - sessions.SEEN_EVERY_S:
         sessions.touch(ctx, update(api_token).where(api_token.c.id == id_).values(last_used_at=now))
-    return Actor(row.user, roles.lesser(row.role, row.user_role), "token", id_)
+    role = roles.lesser(row.role, row.user_role)
+    return Actor(row.user, role, "token", id_, tuple(row.models), tuple(row.sites))

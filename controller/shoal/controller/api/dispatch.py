@@ -14,14 +14,17 @@ import msgspec
 from flask import Blueprint, Response, current_app, g, request
 from werkzeug.datastructures import Headers
 
-from shoal.controller.access import idempotency, roles
-from shoal.controller.api import request_parsing
+from shoal.controller.access import idempotency, known_browsers, roles
+from shoal.controller.access.roles import Actor
+from shoal.controller.api import request_parsing, scoped
 from shoal.controller.api.routing import JSON, Call, Route
-from shoal.errors import InputError
+from shoal.errors import DeniedError, InputError
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 _MAX_KEY_LENGTH = 255
+#: Views for who has signed in with a one-time password.
+ONE_TIME = frozenset({"get_me", "sign_out"})
 
 _encode = msgspec.json.Encoder().encode
 
@@ -40,14 +43,18 @@ def blueprint(routes: Sequence[Route]) -> Blueprint:
 def _bind(route: Route) -> Callable[..., Response]:
     def dispatch(**path: Any) -> Response:
         if route.role:
-            roles.require(g.actor, route.role)
+            _require_own_password(roles.require(g.actor, route.role), route)
         parameters = request_parsing.parse(route) | path
+        if g.actor is not None:
+            scoped.require(g.ctx, g.actor, route, parameters)
         call = Call(
-            ctx=current_app.extensions["shoal"],
+            ctx=g.ctx,
             services=current_app.extensions["shoal-services"],
             actor=g.actor,
-            address=request.remote_addr or "",
             headers={},
+            cookies=[],
+            agent=request.headers.get("User-Agent", ""),
+            browser=request.cookies.get(known_browsers.COOKIE, ""),
             resume=request.headers.get("Last-Event-ID", ""),
             gone=functools.partial(_is_closed, request.environ.get("gunicorn.socket")),
         )
@@ -58,9 +65,19 @@ def _bind(route: Route) -> Callable[..., Response]:
     return dispatch
 
 
+def _require_own_password(actor: Actor, route: Route) -> None:
+    """DeniedError for who has signed in with a one-time password, but to replace it."""
+    if actor.one_time and route.name not in ONE_TIME:
+        raise DeniedError(
+            "choose a password of your own first", "POST /api/v1/me/password", signed_in=True
+        )
+
+
 def _respond(call: Call, route: Route, parameters: dict[str, Any]) -> Response:
     value = route.view(call, **parameters)
     headers = Headers(call.headers)
+    for cookie in call.cookies:
+        headers.add("Set-Cookie", cookie)
     if route.location:
         headers["Location"] = route.location.format_map(msgspec.to_builtins(value))
     if route.media != JSON:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import msgspec
 
-from shoal.controller.access import audit
+from shoal.controller.access import audit, roles
+from shoal.controller.access.audit import AuditFilter
 from shoal.controller.access.records import AuditEntry
 from shoal.controller.api.metrics import fleet_text
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
@@ -87,7 +88,7 @@ def cancel_operation(call: Call, id: str) -> Operation:  # noqa: A002
 def list_audit(call: Call, query: AuditQuery) -> Listing[AuditEntry]:
     """Audit log, newest first; each entry's hash covers the previous one."""
     found, page = audit.list_audit(
-        call.ctx, subject=query.subject, cursor=query.cursor, limit=query.limit
+        call.ctx, AuditFilter(subject=query.subject), cursor=query.cursor, limit=query.limit
     )
     return Listing(found, page)
 
@@ -121,7 +122,12 @@ def get_ca(call: Call) -> str:
 
 @route("GET", "/metrics", role="", tag=TAG, media=METRICS)
 def get_metrics(call: Call) -> str:
-    """Prometheus metrics: fleet health, the engine, and requests of this process."""
+    """Prometheus metrics: fleet health, the engine, and requests of this process.
+
+    For the role viewer, unless `[network] open_metrics` is set.
+    """
+    if not call.ctx.settings.network.open_metrics:
+        roles.require(call.actor, "viewer")
     health = performance.fleet_health(call.ctx)
     return fleet_text(health) + call.services.metrics.text()
 

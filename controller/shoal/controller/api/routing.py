@@ -97,7 +97,10 @@ class Call(NamedTuple):
     """Context of one request, passed to the view beside its own parameters.
 
     by        name of the authenticated user; "" for an anonymous request
+    agent     User-Agent of the client
+    browser   cookie of a browser in which a user signed in before
     headers   of the response: a view may add some
+    cookies   that the response sets: values of Set-Cookie
     resume    the Last-Event-ID of a resumed stream
     gone      whether the client has closed the connection
     """
@@ -105,8 +108,10 @@ class Call(NamedTuple):
     ctx: Context
     services: AppServices
     actor: Actor | None
-    address: str
     headers: dict[str, str]
+    cookies: list[str]
+    agent: str = ""
+    browser: str = ""
     resume: str = ""
     gone: Callable[[], bool] = bool
 

@@ -4,10 +4,13 @@ from flask import Flask, Response, g, request
 
 from shoal.controller.access import sessions, tokens
 from shoal.controller.access.roles import Actor
+from shoal.controller.api import proxies
 from shoal.controller.host.context import Context
-from shoal.errors import DeniedError
+from shoal.errors import DeniedError, InputError
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Probes ask by address, whatever the controller's names are, and learn nothing.
+PROBES = frozenset({"/healthz", "/readyz"})
 #: HSTS would apply to every server on a developer's machine, on any port, for a year.
 NO_HSTS = frozenset({"localhost"})
 HEADERS = {
@@ -28,10 +31,18 @@ HEADERS = {
 
 
 def install(app: Flask, ctx: Context) -> None:
-    """Set ``g.actor`` before every view, refuse forged requests, add headers to every response."""
+    """Set ``g.ctx`` and ``g.actor`` before every view, refuse requests that are forged or for
+    another host, add headers to every response."""
+    hosts = proxies.hosts_of(ctx.settings.network)
 
     def identify() -> None:
-        g.actor = None  # for error pages, if the next line raises
+        g.actor = None  # for error pages, if the next lines raise
+        g.ctx = ctx._replace(address=request.remote_addr or "")
+        if request.path not in PROBES and not proxies.is_known(request.host, hosts):
+            raise InputError(
+                f"this controller is not called {request.host[:100]!r}",
+                "add that name to [network] hosts in controller.toml, if it is right",
+            )
         g.actor = actor_of_request(ctx)
         refuse_forged(g.actor)
 

@@ -97,6 +97,7 @@ class Context(NamedTuple):
     folder   the controller's folder
     clock    Unix seconds, UTC
     random   for what is drawn, never for secrets
+    address  the network address that the request came from, for the audit log; "" for none
     """
 
     folder: Path
@@ -106,3 +107,4 @@ class Context(NamedTuple):
     signer: Signer
     clock: Callable[[], float]
     random: random.Random
+    address: str = ""

@@ -21,6 +21,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     mqtt        embedded broker, MQTT over TLS
     broker      "" for the embedded one, else mqtts://host:port of your own
     tls_certificate, tls_key   PEM files for API and console, when not from Shoal's own CA
+    hosts       further host names that API and console answer to, besides names and those of
+                tls_certificate: what a reverse proxy is called, such as "*.example.org"
+    trusted_proxies   addresses or networks of reverse proxies whose X-Forwarded-For, -Host and
+                -Proto are believed; nobody's otherwise
+    open_metrics   /metrics is for everybody who reaches the port, not only for the role viewer
     """
 
     host: str = "127.0.0.1"
@@ -31,6 +36,9 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     broker: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    hosts: list[str] = msgspec.field(default_factory=list)
+    trusted_proxies: list[str] = msgspec.field(default_factory=list)
+    open_metrics: bool = False
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

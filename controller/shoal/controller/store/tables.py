@@ -22,13 +22,15 @@ from shoal.controller.store.columns import count, metadata, number, text
 
 # --- access -----------------------------------------------------------------------------------
 
-user = Table(
+user = Table(  # password_expires_at: of a one-time password, 0 for one that the user chose
     "user",
     metadata,
     Column("name", String(64), primary_key=True),
     Column("password_hash", Text, nullable=False),
     Column("role", String(16), nullable=False),
     number("created_at"),
+    number("disabled_at"),
+    number("password_expires_at"),
 )
 session = Table(  # id_hash: SHA-256 of the cookie; the cookie itself is never stored
     "session",
@@ -38,6 +40,8 @@ session = Table(  # id_hash: SHA-256 of the cookie; the cookie itself is never s
     number("created_at"),
     number("expires_at"),
     number("seen_at"),
+    text("address"),
+    text("agent"),
 )
 api_token = Table(
     "api_token",
@@ -50,6 +54,8 @@ api_token = Table(
     number("created_at"),
     number("expires_at"),
     number("last_used_at"),
+    Column("models", JSON, nullable=False, server_default="[]"),
+    Column("sites", JSON, nullable=False, server_default="[]"),
 )
 audit = Table(
     "audit",
@@ -61,6 +67,10 @@ audit = Table(
     text("subject"),
     Column("detail", JSON, nullable=False),
     text("hash"),
+    text("address"),
+    Index("ix_audit_actor", "actor", "id"),
+    Index("ix_audit_verb", "verb", "id"),
+    Index("ix_audit_subject", "subject", "id"),
 )
 idempotency = Table(  # response to a POST with an Idempotency-Key; status 0: in progress
     "idempotency",

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response
 
 from shoal.controller.access import roles
+from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.access.roles import Actor
 from shoal.controller.alerts import listing
 from shoal.controller.data.adding import PackItems
@@ -43,11 +44,13 @@ STATUS: tuple[tuple[type[ShoalError], int], ...] = (
 
 #: Endpoints that need no authentication.
 PUBLIC = frozenset({"web.static", "web.sign_in", "web.sign_in_now"})
+#: Endpoints for who has signed in with a one-time password, who is led to the first.
+ONE_TIME = ("web.password", "web.password_change", "web.sign_out")
 
 
 def context() -> Context:
-    """Context of the application that serves this request."""
-    return current_app.extensions["shoal"]
+    """Context of this request."""
+    return g.ctx
 
 
 def authority() -> DeviceCA:
@@ -63,6 +66,11 @@ def read_facts() -> ReadFacts:
 def pack_items() -> PackItems:
     """Reader of uploaded archives and arrays."""
     return current_app.extensions["shoal-services"].pack_items
+
+
+def attempts() -> Attempts:
+    """Counts of wrong passwords."""
+    return current_app.extensions["shoal-services"].attempts
 
 
 def actor(role: str = "viewer") -> Actor:
@@ -81,7 +89,11 @@ def require_sign_in() -> Response | None:
     """Redirect an unauthenticated request to the sign-in form, with the page to return to."""
     if request.endpoint in PUBLIC:
         return None
-    if g.get("actor"):
+    if who := g.get("actor"):
+        if who.scoped:
+            raise DeniedError("the console is not for tokens with a scope", "use the API")
+        if who.one_time and request.endpoint not in ONE_TIME:
+            return redirect(url_for(ONE_TIME[0]))
         return None
     target = url_for("web.sign_in", next=request.full_path.rstrip("?"))
     if "HX-Request" not in request.headers:

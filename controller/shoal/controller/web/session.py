@@ -1,10 +1,11 @@
 """Sign-in and sign-out."""
 
-from flask import current_app, redirect, request, url_for
+from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.access import sessions
-from shoal.controller.web.screen import actor, blueprint, context, show
+from shoal.controller.access import known_browsers, sessions
+from shoal.controller.access.password_check import Credentials
+from shoal.controller.web.screen import actor, attempts, blueprint, context, show
 from shoal.errors import DeniedError
 
 
@@ -19,26 +20,18 @@ def sign_in_now() -> tuple[str, int] | Response:
     """Check the password, set the session cookie, redirect to the requested page."""
     user = request.form.get("user", "").strip()
     after = _local_path(request.form.get("next", ""))
+    browser = request.cookies.get(known_browsers.COOKIE, "")
+    given = Credentials(user, request.form.get("password", ""), browser)
     try:
-        _, secret = sessions.login(
-            context(),
-            user_name=user,
-            password=request.form.get("password", ""),
-            address=request.remote_addr or "",
-            attempts=current_app.extensions["shoal-attempts"],
-        )
+        _, cookies = sessions.login(context(), given, attempts(), request.user_agent.string)
     except DeniedError as error:
         message = str(error)[:1].upper() + str(error)[1:]
         return show("sign_in.html", next=after, user=user, error=message + "."), 401
     response = redirect(after or url_for("web.fleet"), 303)
-    response.set_cookie(
-        sessions.COOKIE,
-        secret,
-        max_age=int(sessions.SESSION_S),
-        secure=True,
-        httponly=True,
-        samesite="Strict",
-    )
+    for name, (value, seconds) in cookies.items():
+        response.set_cookie(
+            name, value, max_age=seconds, secure=True, httponly=True, samesite="Strict"
+        )
     return response
 
 

@@ -11,6 +11,7 @@ from shoal.controller.web import (
     groups,
     models,
     notifications,
+    people,
     rollouts,
     rounds,
     session,
@@ -24,5 +25,5 @@ __all__ = ["SCREENS", "blueprint"]
 #: Modules that hold the screens.
 SCREENS = (
     administration, alerts, datasets, deletion, device, drift, fleet, groups, models,
-    notifications, rollouts, rounds, session, training, undeployments,
+    notifications, people, rollouts, rounds, session, training, undeployments,
 )  # fmt: skip
