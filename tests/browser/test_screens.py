@@ -46,6 +46,7 @@ SCREENS = {
     "dataset, images": "/datasets/marks@1",
     "add a dataset": "/datasets/add",
     "operations": "/operations",
+    "runs": "/runs?model=lot-codes",
     "audit": "/audit",
     "people": "/people",
     "people, reset": "/people/users/viewer/reset",

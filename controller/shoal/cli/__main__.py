@@ -22,6 +22,7 @@ from shoal.cli.operation import operation
 from shoal.cli.release import release
 from shoal.cli.rollout import rollout
 from shoal.cli.round import round_
+from shoal.cli.run import run
 from shoal.cli.token import token
 from shoal.cli.user import user
 from shoal.errors import ShoalError
@@ -52,7 +53,7 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, group, dataset, model, release, rollout, round_, bundle, alert, notify,
+    login, device, group, dataset, model, run, release, rollout, round_, bundle, alert, notify,
     operation, user, token, doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)

@@ -132,6 +132,11 @@ def show_model(session: Session, name: str) -> None:
     metavar="[MODULE:]FUNCTION",
     help="Function of the script that is called with the folder; without it, the script is run.",
 )
+@click.option(
+    "--revision",
+    default="",
+    help="Of your code or configuration, such as a Git commit; kept with the run (shoal run show).",
+)
 @_wait
 @timeout_option
 @click.pass_obj
@@ -155,6 +160,7 @@ def train(
       shoal model train defects --dataset parts --estimator logistic --param strength=0.1
       shoal model train defects --dataset parts --site north --param hidden=32,16
       shoal model train defects --dataset parts --script train.py --param depth=4
+      shoal model train defects --dataset parts --revision 8c1f2ab
     """
     body = {"dataset": dataset, "params": estimators.typed(pairs(params, "--param"))}
     body |= {name: value for name, value in more.items() if value}
@@ -176,6 +182,7 @@ def _train_with(session: Session, script: Path, entry: str, name: str, body: dic
         "task": body.get("task", ""),
         "params": msgspec.json.encode(body["params"]).decode(),
         "sites": ",".join(body.get("sites", ())),
+        "revision": body.get("revision", ""),
     }
     with ExitStack() as opened:
         files = {"script": _upload(opened, script)}

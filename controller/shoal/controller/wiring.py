@@ -12,6 +12,7 @@ from shoal.controller.operations import operations
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
 from shoal.controller.releases.records import Built
+from shoal.controller.runs.records import KINDS
 from shoal.controller.store.io.database import Store, url_of
 from shoal.controller.training import training
 from shoal.controller.training.jobs import (
@@ -43,7 +44,7 @@ def open_context(folder: Path) -> Context:
 def operation_kinds() -> dict[str, operations.Work]:
     """Operation kind -> its work."""
     builder = LazyModelBuilder()
-    builds = dict.fromkeys(training.KINDS, partial(training.perform, builder))
+    builds = dict.fromkeys(KINDS, partial(training.perform, builder))
     return {**builds, tasks.FEDERATE: partial(tasks.perform, builder)}
 
 
@@ -62,6 +63,11 @@ class LazyModelBuilder:
         from shoal.controller.training.io.build_tensors import build_tensors
 
         return build_tensors(job, progress)
+
+    def environment(self) -> dict[str, str]:
+        from shoal.controller.training.io.environment import environment
+
+        return environment()
 
     def derive(self, job: TrainGraphJob) -> TrainGraph:
         from shoal.controller.training.io.train_graph import derive

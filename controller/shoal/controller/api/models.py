@@ -24,6 +24,8 @@ from shoal.profile import load_profiles
 
 TAG = "models"
 OPERATION = "/api/v1/operations/{id}"
+#: Text that names a state of code.
+Revision = Annotated[str, msgspec.Meta(max_length=200)]
 _DATA = "a file that the model keeps weights in, by the name that it calls it"
 
 
@@ -35,6 +37,7 @@ class Training(RequestModel, frozen=True, kw_only=True):
     task     "" for what the estimator or the dataset's label says
     sites    only rows of these sites; empty for all
     params   of the estimator, and "holdout", the share held back
+    revision  of the code or configuration that asks for it, such as a Git commit; kept with the run
     """
 
     dataset: str
@@ -42,6 +45,7 @@ class Training(RequestModel, frozen=True, kw_only=True):
     task: Literal["", "classification", "regression"] = ""
     params: dict[str, Any] = msgspec.field(default_factory=dict)
     sites: list[str] = msgspec.field(default_factory=list)
+    revision: Revision = ""
 
 
 class ScriptTraining(RequestModel, frozen=True, kw_only=True):
@@ -53,6 +57,7 @@ class ScriptTraining(RequestModel, frozen=True, kw_only=True):
     params   JSON object: "seed", "holdout", "missing" as for every training, all others for the
              script
     sites    only rows of these sites, separated by commas; "" for all
+    revision  of the script, such as a Git commit; kept with the run
     """
 
     dataset: str
@@ -60,6 +65,7 @@ class ScriptTraining(RequestModel, frozen=True, kw_only=True):
     task: Literal["", "classification", "regression"] = ""
     params: str = "{}"
     sites: str = ""
+    revision: Revision = ""
 
 
 class Import(RequestModel, frozen=True, kw_only=True):
@@ -184,7 +190,7 @@ def train_with_script(call: Call, model: str, form: ScriptTraining, files: Uploa
     assert call.actor is not None
     request = scripts.ScriptRequest(
         files["script"].path, files["script"].filename, form.dataset, form.entry, form.task,
-        scripts.read_params(form.params), listed(form.sites),
+        scripts.read_params(form.params), listed(form.sites), form.revision,
     )  # fmt: skip
     return scripts.start(call.ctx, call.actor, model=model, request=request)
 

@@ -15,12 +15,13 @@ from shoal.controller.api import (
     people,
     rollouts,
     rounds,
+    runs,
 )
 from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
-    people, devices, groups, folders, datasets, models, deletion, rollouts, rounds, checkpoints,
-    alerts, notifications, monitoring, operations,
+    people, devices, groups, folders, datasets, models, runs, deletion, rollouts, rounds,
+    checkpoints, alerts, notifications, monitoring, operations,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Select, select
 from shoal.controller.alerts import alerts
 from shoal.controller.data.records import TABLE
 from shoal.controller.host.context import Context
+from shoal.controller.runs.records import TRAIN
 from shoal.controller.store.tables import alert, dataset, model, operation, release
 from shoal.controller.training import training
 from shoal.errors import ShoalError
@@ -93,7 +94,7 @@ def _triggered(db: Connection, name: str, ident: int, wanted: str) -> bool:
     """Whether the alert has triggered already; with newer data a failed training is retried."""
     trainings = db.execute(
         select(operation.c.params, operation.c.state).where(
-            operation.c.kind == training.TRAIN, operation.c.subject == name
+            operation.c.kind == TRAIN, operation.c.subject == name
         )
     )
     return any(_same_cause(row, f"{training.AUTOMATIC}{ident}", wanted) for row in trainings)

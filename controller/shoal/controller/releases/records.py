@@ -280,6 +280,8 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     pipeline    how a device makes the model's rows
     params      as used, defaults included
     signature, tensors   of a model of tensors: what is signed, and the whole report
+    curves      metric -> its values over the training, one for each pass
+    reported    metrics that a script measured itself: "script.NAME" -> value
     """
 
     task: str
@@ -304,3 +306,5 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
     signature: TensorSignature | None = None
     tensors: TensorsReport | None = None
+    curves: dict[str, list[float]] = {}
+    reported: dict[str, float] = {}

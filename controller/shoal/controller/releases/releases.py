@@ -14,6 +14,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import quarantine, retirement, verdicts
 from shoal.controller.releases.records import Built, Origin, Release, Signature
+from shoal.controller.runs import recording
 from shoal.controller.store import changes, used_versions
 from shoal.controller.store.paging import Orders, has_text, page_of
 from shoal.controller.store.records import Page
@@ -147,6 +148,10 @@ def pack(ctx: Context, operation: Operation, built: Built, parent: str) -> Relea
                 references=built.references,
             )
         )
+        recording.record(
+            db, operation.id, main=built.main, metrics=built.metrics | built.reported,
+            params=built.params, curves=built.curves,
+        )  # fmt: skip
         audit.record(
             db, ctx, operation.created_by, "release.build", ref,
             manifest=bundle.describe("", data).sha256, refused=built.why_refused,

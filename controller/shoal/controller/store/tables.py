@@ -201,6 +201,8 @@ operation = Table(
     number("limit_s"),
     text("canceled_by"),
     Index("ix_operation_state", "state"),
+    Index("ix_operation_created", "created_at", "id"),
+    Index("ix_operation_subject", "subject", "created_at", "id"),
 )
 model = Table(
     "model",
@@ -235,6 +237,7 @@ release = Table(
     Column("references", LargeBinary, nullable=False),
     number("retired_at"),
     text("retired_by"),
+    Index("ix_release_operation", "operation"),
 )
 
 used_version = Table(  # highest version of a model or dataset that something deleted has used

@@ -160,6 +160,10 @@ class ModelBuilder(Protocol):
         """Build a release of tensors; ModelError when the model cannot be run."""
         ...
 
+    def environment(self) -> dict[str, str]:
+        """Versions of Python, of the libraries that build models, and the machine."""
+        ...
+
     def derive(self, job: TrainGraphJob) -> TrainGraph:
         """Build a train graph; ModelError names the part of the model that cannot be trained."""
         ...

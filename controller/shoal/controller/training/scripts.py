@@ -29,6 +29,7 @@ class ScriptRequest(NamedTuple):
     entry    "" to run it as a program, "function" of it, or "module:function"
     task     "classification" or "regression"; "" for what the label says
     params   "seed", "holdout", "sites", "missing" as for every training, all others for the script
+    revision  of the script, such as a Git commit; "" for none
     """
 
     path: Path
@@ -38,6 +39,7 @@ class ScriptRequest(NamedTuple):
     task: str
     params: Mapping[str, Any]
     sites: Sequence[str] = ()
+    revision: str = ""
 
 
 def start(ctx: Context, actor: Actor, *, model: str, request: ScriptRequest) -> Operation:
@@ -67,6 +69,7 @@ def start(ctx: Context, actor: Actor, *, model: str, request: ScriptRequest) -> 
         estimator=SCRIPT,
         params=params,
         sites=request.sites,
+        revision=request.revision,
         script=ctx.blobs.put_file(request.path).sha256,
     )
 

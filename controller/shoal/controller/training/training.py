@@ -13,6 +13,8 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.records import Built, Origin, Release
+from shoal.controller.runs import recording
+from shoal.controller.runs.records import CHECKPOINT, IMPORT, TRAIN
 from shoal.controller.training.jobs import (
     Checkpoint,
     Job,
@@ -34,7 +36,6 @@ from shoal.estimators import (
 from shoal.manifest import TENSORS
 from shoal.pipeline import Pipeline
 
-TRAIN, IMPORT, CHECKPOINT = KINDS = "train", "import", "checkpoint"
 #: Value of the setting `scripts` that lets nobody run one, and what is answered then.
 NOBODY = "none"
 SWITCHED_OFF = (
@@ -58,6 +59,7 @@ def start_training(
     sites: Sequence[str] | None = None,
     trigger: str = "manual",
     script: str = "",
+    revision: str = "",
 ) -> Operation:
     """Enqueue training on `dataset`, after checking the parameters.
 
@@ -65,6 +67,7 @@ def start_training(
     task        "classification" or "regression"; "" for what the estimator or the label says
     params      of the estimator; sites: train on these only
     script      SHA-256 of the blob of a script, for estimator "script": scripts.start checks it
+    revision    of the code or the configuration that asks for it, such as a Git commit
 
     SettingError when the label may be classes or a quantity and neither says which.
     """
@@ -86,7 +89,7 @@ def start_training(
             f"{version.ref} has no site {missing[0]!r}",
             f"its sites are: {', '.join(version.sites)}",
         )
-    files = {"script": script} if script else {}
+    files = {name: text for name, text in (("script", script), ("revision", revision)) if text}
     return _start(ctx, actor, TRAIN, model, version, estimator, complete, trigger, files)
 
 
@@ -191,7 +194,9 @@ def start_checkpoint(
 def perform(
     builder: ModelBuilder, ctx: Context, operation: Operation, report: operations.Report
 ) -> dict[str, Any]:
-    """Run an operation of KINDS; its result names the release."""
+    """Run an operation of runs.records.KINDS; its result names the release."""
+    given = operation.params.get("params") or {}
+    recording.begin(ctx, operation.id, given, builder.environment())
     return {"release": build_release(builder, ctx, operation, report)}
 
 

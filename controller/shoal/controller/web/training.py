@@ -42,6 +42,7 @@ def model_train_start() -> Response:
         estimator=form.get("estimator", ""),
         task=form.get("task", ""),
         params=estimators.typed(_lines(form.get("params", ""))),
+        revision=form.get("revision", "").strip()[:200],
     )
     return redirect(url_for("web.operation", id=started.id), 303)
 
@@ -61,6 +62,7 @@ def _start_script(who: Actor, file: FileStorage) -> Response:
             entry=form.get("entry", "").strip(),
             task=form.get("task", ""),
             params=estimators.typed(_lines(form.get("params", ""))),
+            revision=form.get("revision", "").strip()[:200],
         )
         name = form.get("model", "").strip()
         started = scripts.start(context(), who, model=name, request=wanted)

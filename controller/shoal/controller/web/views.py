@@ -14,6 +14,7 @@ from shoal.controller.web import (
     people,
     rollouts,
     rounds,
+    runs,
     session,
     training,
     undeployments,
@@ -25,5 +26,5 @@ __all__ = ["SCREENS", "blueprint"]
 #: Modules that hold the screens.
 SCREENS = (
     administration, alerts, datasets, deletion, device, drift, fleet, groups, models,
-    notifications, people, rollouts, rounds, session, training, undeployments,
+    notifications, people, rollouts, rounds, runs, session, training, undeployments,
 )  # fmt: skip

@@ -18,6 +18,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import releases
 from shoal.controller.releases.records import Contributor, Origin
+from shoal.controller.runs.records import CHECKPOINT
 from shoal.controller.store.tables import (
     federated_round,
     federated_task,
@@ -163,7 +164,7 @@ def _due(db: Connection, task: Task) -> bool:
 def _last_candidate(db: Connection, task: Task) -> int:
     """Number of completed rounds when a candidate was last requested."""
     query = select(operation.c.params).where(
-        operation.c.kind == training.CHECKPOINT, operation.c.subject == task.model
+        operation.c.kind == CHECKPOINT, operation.c.subject == task.model
     )
     mine = [
         params["trigger"].removeprefix(training.ROUNDS)

@@ -13,9 +13,9 @@ from shoal.controller.federated.planning import scheduling
 from shoal.controller.federated.rounds import rows
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
+from shoal.controller.runs.records import CHECKPOINT
 from shoal.controller.store import changes
 from shoal.controller.store.tables import federated_round, federated_task, operation, release
-from shoal.controller.training import training
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _released(db: Connection, task: str, model: str) -> set[int]:
     reports = db.scalars(select(release.c.report).where(release.c.model == model))
     asked = db.scalars(
         select(operation.c.params).where(
-            operation.c.kind == training.CHECKPOINT, operation.c.state.not_in(operations.ENDED)
+            operation.c.kind == CHECKPOINT, operation.c.state.not_in(operations.ENDED)
         )
     )
     origins = [one["origin"] for one in (*reports, *asked) if one.get("origin")]

@@ -132,6 +132,8 @@ def _assemble(
         threshold=THRESHOLD,
         params=msgspec.to_builtins(params),
         pipeline=steps,
+        curves=dict(built.curves),
+        reported=dict(built.reported),
     )
 
 

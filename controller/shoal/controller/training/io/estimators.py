@@ -33,6 +33,12 @@ def fit(estimator: str, params: Params, rows: Rows) -> Pipeline:
     return fitted
 
 
+def curves_of(pipeline: Pipeline) -> dict[str, list[float]]:
+    """Training loss of each pass over the rows, where the estimator keeps it; else nothing."""
+    losses = getattr(pipeline[-1], "loss_curve_", None)
+    return {} if losses is None else {"loss": [float(loss) for loss in losses]}
+
+
 def _steps(estimator: str, params: Params) -> list[Any]:
     scalers = {"minmax": MinMaxScaler, "standard": StandardScaler}
     seed = params.seed

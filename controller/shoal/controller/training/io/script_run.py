@@ -9,6 +9,7 @@ and the script leaves in it
 
     model.onnx      float32 (N, features) in, float32 (N, labels) out; (N, 1) for regression
     metrics.json    optional: an object of numbers; shown as what the script reports
+    curves.json     optional: metric -> array of numbers, one for each pass
     notes.txt       optional: a note a line, for the model card
 
 It is the operator's own code, not a sandboxed guest: see docs/training.md.
@@ -36,6 +37,7 @@ from shoal.estimators import ScriptParams
 
 #: Bytes of metrics.json, metrics in it, notes and characters of a note that are read at most.
 _METRICS_BYTES, _METRICS, _NOTES, _NOTE = 65_536, 50, 20, 300
+_CURVES_BYTES = 4 << 20
 #: Bytes of a model that an import takes.
 _MODEL_BYTES = 2 << 30
 
@@ -70,10 +72,15 @@ class ScriptJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScriptResult(NamedTuple):
-    """The model that a script left, and notes: what it reports, a sentence each."""
+    """The model that a script left, and notes: what it reports, a sentence each.
+
+    reported   "script.NAME" -> value, of its metrics.json; curves: of its curves.json
+    """
 
     onnx: Path
     notes: list[str]
+    reported: dict[str, float]
+    curves: dict[str, list[float]]
 
 
 class Given(NamedTuple):
@@ -107,7 +114,10 @@ def run(script: Path, given: Given, limits: ScriptLimits) -> Iterator[ScriptResu
         (folder / "home").mkdir()
         (folder / f"{given.params.name}.py").write_bytes(script.read_bytes())
         _run(folder, given.params, limits)
-        yield ScriptResult(_model(folder), [*_metrics(folder), *_notes(folder)])
+        metrics = _metrics(folder)
+        notes = [*_reported(metrics), *_notes(folder)]
+        reported = {f"script.{name}": value for name, value in metrics.items()}
+        yield ScriptResult(_model(folder), notes, reported, _curves(folder))
 
 
 def _write(folder: Path, given: Given) -> None:
@@ -219,19 +229,33 @@ def _left(folder: Path) -> str:
     return ", ".join(found[:20]) or "nothing"
 
 
-def _metrics(folder: Path) -> list[str]:
-    path = folder / "metrics.json"
+def _metrics(folder: Path) -> dict[str, float]:
+    """The first metrics that the script reports."""
+    found = _object(folder / "metrics.json", _METRICS_BYTES, dict[str, float], '{"name": 0.5}')
+    return {name[:60]: value for name, value in list(found.items())[:_METRICS]}
+
+
+def _reported(metrics: dict[str, float]) -> list[str]:
+    listed = ", ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+    return [f"reported by the script, not measured here: {listed}"] if listed else []
+
+
+def _curves(folder: Path) -> dict[str, list[float]]:
+    example = '{"loss": [0.5, 0.25]}'
+    return _object(folder / "curves.json", _CURVES_BYTES, dict[str, list[float]], example)
+
+
+def _object(path: Path, limit: int, kind: Any, example: str) -> Any:
+    """A JSON object that the script may have left, else {}; ModelError for another one."""
     if not path.is_file():
-        return []
+        return {}
     try:
         with path.open("rb") as file:
-            found = msgspec.json.decode(file.read(_METRICS_BYTES), type=dict[str, float])
+            return msgspec.json.decode(file.read(limit), type=kind)
     except msgspec.DecodeError as error:
         raise ModelError(
-            f"metrics.json is no object of numbers: {error}", 'write it as {"name": 0.5}'
+            f"{path.name} is no object of numbers: {error}", f"write it as {example}"
         ) from error
-    listed = ", ".join(f"{name[:60]} {value:.6g}" for name, value in list(found.items())[:_METRICS])
-    return [f"reported by the script, not measured here: {listed}"] if listed else []
 
 
 def _notes(folder: Path) -> list[str]:

@@ -1,6 +1,8 @@
 """The fp32 model of a job, trained or imported, and the variants that were imported with it."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from shoal.controller.releases.verdicts import FP32
@@ -19,11 +21,16 @@ from shoal.profile import load_recipes
 
 
 class Variants(NamedTuple):
-    """Variants by name: their bytes, reasons for those not built, and notes for the model card."""
+    """Variants by name: their bytes, reasons for those not built, and notes for the model card.
+
+    curves     metric -> its values over the training; reported: what a script measured itself
+    """
 
     files: dict[str, bytes]
     skipped: dict[str, str]
     notes: list[str]
+    curves: Mapping[str, list[float]] = MappingProxyType({})
+    reported: Mapping[str, float] = MappingProxyType({})
 
 
 def build_variants(
@@ -39,7 +46,8 @@ def build_variants(
         pipeline = estimators.fit(job.estimator, params, data.train)
         progress(0.40, "exporting to ONNX")
         model = export.export(pipeline, len(data.features), columns)
-        return Variants({FP32: model.SerializeToString()}, {}, [])
+        curves = estimators.curves_of(pipeline)
+        return Variants({FP32: model.SerializeToString()}, {}, [], curves)
     progress(0.10, "checking the imported model")
     return _import(job, job.onnx, params, data, columns, task)
 
@@ -54,7 +62,7 @@ def _of_script(
         progress(0.40, "checking the model that the script left")
         built = _import(job, left.onnx, params, data, columns, task)
     built.notes[:0] = left.notes
-    return built
+    return built._replace(curves=left.curves, reported=left.reported)
 
 
 def _import(job: Job, onnx: Path, params: Params, data: Data, columns: int, task: str) -> Variants:

@@ -9,6 +9,7 @@ from shoal.controller.store import (  # noqa: F401 (their tables are in the meta
     group_tables,
     notification_tables,
     rollout_tables,
+    run_tables,
     tables,
     window_tables,
 )
