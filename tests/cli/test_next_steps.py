@@ -118,9 +118,9 @@ def every_draft(store: Store) -> Iterator[Draft]:
                     group: Any = Group("key", kind, site, "m", "warning", count, first)
                     yield drafts.draft(db, ctx, group)
         for model in ("trained", "scripted", "imported", "lone"):
-            yield findings.alert_draft(
-                "north", [finding(model)], triggers.retrain_step(db, f"{model}@1")
-            )
+            for site in SITES:
+                step = triggers.retrain_step(db, f"{model}@1")
+                yield findings.alert_draft(site, [finding(model)], step)
     installed = Installed(
         model="m", release="m@2", variant="fp32", slot="a", sha256="0" * 64, role="release",
         since_s=0.0, timings_us={},

@@ -13,6 +13,7 @@ from shoal.cli.dataset import dataset
 from shoal.cli.demo import demo_command
 from shoal.cli.device import device
 from shoal.cli.doctor import doctor
+from shoal.cli.drift import drift
 from shoal.cli.exit_codes import MEANING, exit_code
 from shoal.cli.group import group
 from shoal.cli.login import login
@@ -53,7 +54,8 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, group, dataset, model, run, release, rollout, round_, bundle, alert, notify,
+    login, device, group, dataset, model, run, release, rollout, round_, bundle, alert,
+    drift, notify,
     operation, user, token, doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)

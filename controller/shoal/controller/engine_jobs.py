@@ -14,7 +14,12 @@ from shoal.controller.federated.planning import drift_trigger
 from shoal.controller.fleet import clock_skew, devices, duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest import flooding
-from shoal.controller.monitoring import drift_monitor, findings, triggers
+from shoal.controller.monitoring import (
+    apply_baseline_changes,
+    drift_monitor,
+    findings,
+    triggers,
+)
 from shoal.controller.notifications import outbox
 from shoal.controller.notifications.io import heartbeat, sender
 from shoal.controller.operations.io.runner import OperationRunner
@@ -68,6 +73,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
     drift_memory = drift_monitor.DriftMemory(ctx.settings.drift.memory_mb)
 
     def evaluate_drift() -> None:
+        apply_baseline_changes.apply_all(ctx, drift_memory)
         drift_monitor.evaluate_all(ctx, drift_memory)
 
     return [

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from tests.unit.monitoring.device_windows import Devices, training
 
-from shoal.controller.monitoring import channels, drift_state, sequential
+from shoal.controller.monitoring import channels, drift_state, relearning, sequential
 from shoal.controller.monitoring.drift_state import State
 from shoal.controller.monitoring.surprises import Rules, Times
 from shoal.errors import StorageError
@@ -197,7 +197,7 @@ def test_an_accepted_level_is_the_new_normal() -> None:
     for _ in range(40):
         alarmed = devices.see(normal(rng, devices, 60) + 2).alarmed
     assert alarmed[:, 0].all()
-    devices.states = [sequential.accept(one) for one in devices.states]
+    devices.states = [relearning.accept(one) for one in devices.states]
     assert settled(devices, rng, 100, 60, 2) == 0
     assert np.median(windows_until(devices, lambda: normal(rng, devices, 60), 3)) <= 2
 

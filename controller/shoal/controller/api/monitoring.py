@@ -5,8 +5,11 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
-from shoal.controller.monitoring import drift_history, performance
+from shoal.controller.monitoring import baseline_changes, baselines, drift_history, performance
 from shoal.controller.monitoring.records import (  # fmt: skip
+    Baseline,
+    BaselineChange,
+    BaselineDetail,
     DriftMap,
     Finding,
     FleetHealth,
@@ -17,6 +20,8 @@ from shoal.controller.monitoring.records import (  # fmt: skip
 
 TAG = "monitoring"
 FOR_EVER = 2.0**33
+#: A row's number: no larger than the database can hold.
+ROW = "<int(max=9223372036854775807):id>"
 Scope = Annotated[str, msgspec.Meta(pattern="^(device|site)$")]
 
 
@@ -53,6 +58,58 @@ class FindingQuery(RequestModel, frozen=True, kw_only=True):
     since: float = 0
     cursor: str = ""
     limit: Limit = 100
+
+
+class BaselineQuery(RequestModel, frozen=True, kw_only=True):
+    """Filters of a model's baselines; empty ones match all.
+
+    site     the site itself and its devices
+    release  "": those that are served
+    """
+
+    model: str
+    scope: Annotated[str, msgspec.Meta(pattern="^(|device|site)$")] = ""
+    device: str = ""
+    site: str = ""
+    release: str = ""
+    state: Annotated[str, msgspec.Meta(pattern="^(|learning|watching|drifting|frozen)$")] = ""
+    cursor: str = ""
+    limit: Limit = 50
+
+
+class BaselineOf(RequestModel, frozen=True, kw_only=True):
+    """Whose baseline. release: "" for the newest."""
+
+    model: str
+    subject: str
+    scope: Scope = "device"
+    release: str = ""
+
+
+class NewBaselineChange(RequestModel, frozen=True, kw_only=True):
+    """What to do with baselines: of one device, of a site and its devices, or of the whole model.
+
+    action     reset: learn anew from now; accept: what the inputs are now is normal, findings are
+               closed; freeze: learn nothing more; unfreeze
+    release    "": that which each device serves
+    features   to accept; empty: those in alarm
+    """
+
+    action: Annotated[str, msgspec.Meta(pattern="^(reset|accept|freeze|unfreeze)$")]
+    model: str
+    device: str = ""
+    site: str = ""
+    whole_model: bool = False
+    release: str = ""
+    features: list[str] = msgspec.field(default_factory=list)
+
+
+class BaselineChangeQuery(RequestModel, frozen=True, kw_only=True):
+    """Which changes. model: "" for all."""
+
+    model: str = ""
+    cursor: str = ""
+    limit: Limit = 50
 
 
 class PerformanceQuery(RequestModel, frozen=True, kw_only=True):
@@ -118,6 +175,41 @@ def get_histogram(call: Call, query: HistogramQuery) -> Histograms:
     return drift_history.histograms(
         call.ctx, query.model, query.scope, query.subject, query.feature
     )
+
+
+@route("GET", "/api/v1/drift/baselines", role="viewer", tag=TAG)
+def list_baselines(call: Call, query: BaselineQuery) -> Listing[Baseline]:
+    """What is learnt of a model's inputs, by site: devices, then the site."""
+    found, page = baselines.page(call.ctx, **msgspec.structs.asdict(query))
+    return Listing(found, page)
+
+
+@route("GET", "/api/v1/drift/baseline", role="viewer", tag=TAG)
+def get_baseline(call: Call, query: BaselineOf) -> BaselineDetail:
+    """What is usual for one device or site."""
+    return baselines.show(call.ctx, query.model, query.scope, query.subject, query.release)
+
+
+@route("GET", "/api/v1/drift/baselines/changes", role="viewer", tag=TAG)
+def list_baseline_changes(call: Call, query: BaselineChangeQuery) -> Listing[BaselineChange]:
+    """Changes of baselines that people asked for, newest first."""
+    found, page = baseline_changes.page(call.ctx, **msgspec.structs.asdict(query))
+    return Listing(found, page)
+
+
+@route(
+    "POST", "/api/v1/drift/baselines/changes", role="operator", tag=TAG, status=201,
+    repeatable=True, location="/api/v1/drift/baselines/changes/{id}",
+)  # fmt: skip
+def change_baselines(call: Call, body: NewBaselineChange) -> BaselineChange:
+    """Accept, reset, freeze or unfreeze baselines; the engine applies it within seconds."""
+    return baseline_changes.ask(call.ctx, actor=call.by, **msgspec.structs.asdict(body))
+
+
+@route("GET", f"/api/v1/drift/baselines/changes/{ROW}", role="viewer", tag=TAG)
+def get_baseline_change(call: Call, id: int) -> BaselineChange:  # noqa: A002 - the API's word
+    """One change of baselines, and how far it is."""
+    return baseline_changes.get(call.ctx, id)
 
 
 @route("GET", "/api/v1/findings", role="viewer", tag=TAG)

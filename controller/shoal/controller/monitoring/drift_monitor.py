@@ -24,6 +24,7 @@ from sqlalchemy import Connection, func, select, update
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import StoredWindow
 from shoal.controller.monitoring import (
+    baseline_rows,
     drift_outcomes,
     drift_state,
     findings,
@@ -31,6 +32,7 @@ from shoal.controller.monitoring import (
     sequential,
     window_validation,
 )
+from shoal.controller.monitoring.baseline_rows import Listed
 from shoal.controller.monitoring.drift_outcomes import Known
 from shoal.controller.monitoring.drift_states import DriftStates
 from shoal.controller.monitoring.findings import DriftTest, Subject
@@ -60,6 +62,7 @@ class DriftMemory:
     sites     open buckets by site
     fleets    what all subjects of a release saw, by scope and release
     known     by release: references and training shares; None: nothing is sketched
+    listed    what the rows of baselines say; frozen: subjects whose normal stays as it is
     """
 
     def __init__(self, memory_mb: int) -> None:
@@ -67,6 +70,8 @@ class DriftMemory:
         self.sites: dict[Subject, SiteBuckets] = {}
         self.fleets: dict[tuple[str, str], Fleet] = {}
         self.known: dict[str, Known | None] = {}
+        self.listed: dict[Subject, Listed] = {}
+        self.frozen: set[Subject] = set()
         self.size, self.batches = (-math.inf, 0), 0
         self.position: int | None = None
 
@@ -74,7 +79,14 @@ class DriftMemory:
         """Forget everything: it is read from the database again."""
         self.states.clear()
         self.sites.clear()
+        self.listed.clear()
         self.position = None
+
+    def open(self, db: Connection) -> int:
+        """Read what was stored last, if it is not known; the id of the last applied window."""
+        if self.position is None:
+            self.position, self.frozen = _position(db), baseline_rows.frozen(db)
+        return self.position
 
 
 def evaluate_all(ctx: Context, memory: DriftMemory | None = None) -> None:
@@ -133,15 +145,14 @@ def local_time(at: float, zone: str) -> float:
 
 def _evaluate(ctx: Context, memory: DriftMemory) -> bool:
     with ctx.store.read() as db:
-        if memory.position is None:
-            memory.position = _position(db)
-        new = ctx.store.windows.after(memory.position, BATCH)
-        evaluation = _Evaluation(db, ctx, memory)
+        new = ctx.store.windows.after(memory.open(db), BATCH)
+        evaluation = Evaluation(db, ctx, memory)
         evaluation.devices(new)
         evaluation.sites()
-    position = new[-1].id if new else memory.position
+    position = new[-1].id if new else memory.open(db)
     with ctx.store.write() as db:
         findings.save(db, ctx, evaluation.tests)
+        baseline_rows.save(db, ctx, memory.listed, evaluation.tests)
         memory.states.save(db, ctx.clock(), ctx.settings.fleet.window_s)
         if new:
             _set_position(db, position)
@@ -149,8 +160,11 @@ def _evaluate(ctx: Context, memory: DriftMemory) -> bool:
     return len(new) == BATCH
 
 
-class _Evaluation:
-    """Results of one evaluation, collected before any of it is stored."""
+class Evaluation:
+    """Results of one evaluation, collected before any of it is stored.
+
+    tests   what the decision said of the windows that were applied
+    """
 
     def __init__(self, db: Connection, ctx: Context, memory: DriftMemory) -> None:
         self.db, self.ctx, self.memory = db, ctx, memory
@@ -166,11 +180,36 @@ class _Evaluation:
             if self._known(subject.release) is not None:
                 by_release[subject.release][subject] = self._since(subject, rows, new[-1].id)
         for release, queues in by_release.items():
-            turns = max(map(len, queues.values()))
-            for turn in range(turns):
-                now = [(s, rows[turn]) for s, rows in queues.items() if turn < len(rows)]
-                for start in range(0, len(now), STEP):
-                    self._apply(release, now[start : start + STEP])
+            self._apply_all(release, queues)
+
+    def _apply_all(self, release: str, queues: dict[Subject, list[StoredWindow]]) -> None:
+        """Apply each subject's windows in their order, a window of many subjects at a time."""
+        for turn in range(max(map(len, queues.values()))):
+            now = [(s, rows[turn]) for s, rows in queues.items() if turn < len(rows)]
+            for start in range(0, len(now), STEP):
+                self._apply(release, now[start : start + STEP])
+
+    def catch_up(self, subjects: Iterable[Subject]) -> None:
+        """Load states of devices, and apply what they do not know of the windows before the last
+        that was applied: a state is loaded as it was saved."""
+        states, last = self.memory.states, self.memory.open(self.db)
+        queues: dict[str, dict[Subject, list[StoredWindow]]] = defaultdict(dict)
+        for subject in subjects:
+            if states.get(subject) is not None or self._known(subject.release) is None:
+                continue
+            states.load(self.db, [subject])
+            state = states.get(subject)
+            if state is not None and subject.scope == "device" and state.position < last:
+                queues[subject.release][subject] = self._unknown(subject, state, last)
+        for release, behind in queues.items():
+            self._apply_all(release, behind)
+
+    def _unknown(self, subject: Subject, state: Any, last: int) -> list[StoredWindow]:
+        rows = self.ctx.store.windows.of(
+            device=subject.name, model=subject.model, release=subject.release,
+            after=int(state.position), limit=REPLAYED,
+        )  # fmt: skip
+        return [row for row in rows if row.id <= last and usable(row)]
 
     def _since(self, subject: Subject, rows: list[StoredWindow], last: int) -> list[StoredWindow]:
         """Usable windows that the subject's state does not know, from the database if need be."""
@@ -201,7 +240,7 @@ class _Evaluation:
         fleet = self.memory.fleets.get(("device", release), Fleet.unknown())
         log_a = self._log_a(known)
         after, outcome = sequential.observe(
-            states, windows, known.training, self.rules, fleet, log_a
+            states, windows, known.training, self.rules, fleet, log_a, self._frozen(subjects)
         )
         for subject, state in zip(subjects, after, strict=True):
             self.memory.states.change(subject, state, self.ctx.clock())
@@ -254,7 +293,9 @@ class _Evaluation:
         terms = list(np.stack([one.terms for _, _, one in now], axis=1))
         fleet = self.memory.fleets.get(("site", release), Fleet.unknown())
         log_a, rules = self._log_a(known), site_rules(self.rules)
-        after, outcome = sequential.observe_sites(states, times, terms, rules, fleet, log_a)
+        after, outcome = sequential.observe_sites(
+            states, times, terms, rules, fleet, log_a, self._frozen(subjects)
+        )
         for subject, state in zip(subjects, after, strict=True):
             self.memory.states.change(subject, state, self.ctx.clock())
         self._learn_of_fleet("site", release, after)
@@ -279,6 +320,12 @@ class _Evaluation:
 
     # --- what is known ------------------------------------------------------------------------
 
+    def _frozen(self, subjects: Sequence[Subject]) -> Any:
+        """(B,): subjects whose normal stays as it is; None if there is none."""
+        if not self.memory.frozen:
+            return None
+        return np.array([one in self.memory.frozen for one in subjects])
+
     def _known(self, release: str) -> Known | None:
         """References of a release; None if there is nothing to test, or it was deleted."""
         if release not in self.memory.known:
@@ -289,6 +336,11 @@ class _Evaluation:
             found = Known.of(references) if references.features else None
             self.memory.known[release] = found
         return self.memory.known[release]
+
+    def names(self, release: str) -> list[str]:
+        """Names of a release's features, and of the rows; none if there is nothing to test."""
+        known = self._known(release)
+        return known.names if known is not None else []
 
     def _layout(self, subject: Subject) -> drift_state.Layout:
         known = self._known(subject.release)

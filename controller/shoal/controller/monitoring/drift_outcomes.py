@@ -72,8 +72,8 @@ def tests_of(
     return [
         DriftTest(
             subject, sites[i], float(at[i]), states[i].seen, hours_covered(states[i]),
-            states[i].seen == rules.first + 1, log10_p[i], moved[i], alarmed[i],
-            found.get(i, []), float(-log_a / np.log(10)),
+            states[i].seen <= rules.first, states[i].seen == rules.first + 1, log10_p[i],
+            moved[i], alarmed[i], found.get(i, []), float(-log_a / np.log(10)), known.names,
         )
         for i, subject in enumerate(subjects)
     ]  # fmt: skip

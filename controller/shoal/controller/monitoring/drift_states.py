@@ -71,6 +71,10 @@ class DriftStates:
         since = min(now, held.changed_at) if held is not None else now
         self._put(subject, _Held(state, since))
 
+    def replace(self, subject: Subject, state: State) -> None:
+        """Put a state that the database has."""
+        self._put(subject, _Held(state))
+
     def save(
         self, db: Connection, now: float, window_s: float, *, all_of_them: bool = False
     ) -> None:
@@ -79,7 +83,7 @@ class DriftStates:
         due = [(one, held) for one, held in self._held.items() if held.changed_at <= now - age]
         due = due if all_of_them else due[:BATCH]
         leaving, self._leaving = self._leaving, {}
-        _write(db, now, [*leaving.items(), *((one, held.state) for one, held in due)])
+        write(db, now, [*leaving.items(), *((one, held.state) for one, held in due)])
         for _, held in due:
             held.changed_at = math.inf
 
@@ -106,7 +110,8 @@ class DriftStates:
                 self._leaving[gone] = last.state
 
 
-def _write(db: Connection, now: float, states: Sequence[tuple[Subject, State]]) -> None:
+def write(db: Connection, now: float, states: Sequence[tuple[Subject, State]]) -> None:
+    """Write states, in the caller's transaction."""
     if not states:
         return
     rows = [

@@ -4,6 +4,7 @@ Findings of one model and release at one site share one alert: a fouled camera m
 features on two devices, and is one incident.
 """
 
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -66,9 +67,10 @@ class DriftTest(NamedTuple):
 
     at        start of the window; site: the subject's site
     windows   seen so far; covered: hours of a day seen so far, -1 if no cycle is forecast
-    begins    this is the first window that may alarm
+    learning  it may not alarm yet; begins: this is the first window that may
     log10_p   evidence against "nothing changed"; moved: how far; alarmed: features in alarm
     found     those that begin to alarm; level: log10_p below which one does
+    names     of the features
     """
 
     subject: Subject
@@ -76,12 +78,19 @@ class DriftTest(NamedTuple):
     at: float
     windows: int
     covered: int
+    learning: bool
     begins: bool
     log10_p: F64
     moved: F64
     alarmed: BOOL
     found: list[Found]
     level: float
+    names: list[str]
+
+    @property
+    def drifting(self) -> list[str]:
+        """Names of the features in alarm."""
+        return [self.names[i] for i in np.flatnonzero(self.alarmed)] if self.alarmed.any() else []
 
 
 def save(db: Connection, ctx: Context, tests: Sequence[DriftTest]) -> None:
@@ -170,7 +179,11 @@ def alert_draft(
             f"{strongest}: {worst.what} (10^{worst.log10_p:.0f} by chance, the budget allows "
             f"10^{worst.log10_alpha:.0f}). PSI against training {worst.psi:.2f}."
         ),
-        next_step=f"Check sensors and light at {site}; if the change is permanent, {retrain}",
+        next_step=(
+            f"Check sensors and light at {site}; if this is normal now: "
+            f"shoal drift accept {worst.model} --site {shlex.quote(site)}; "
+            f"if the model has to follow, {retrain}"
+        ),
         site=site,
         model=worst.model,
         release=worst.release,

@@ -65,6 +65,93 @@ class DriftMap(Record, frozen=True, kw_only=True):
     words: dict[str, str] = {}
 
 
+class Baseline(Record, frozen=True, kw_only=True):
+    """What is usual for a device or a site with a release, as it is listed.
+
+    site       of the device, or the site itself
+    state      learning: its first windows, nothing alarms; watching
+    drifting   names of the features in alarm
+    began_at   its first window, or when it was last reset
+    frozen_at  when it was frozen: it learns nothing more; 0 if it is not
+    change     the last that a person made, by whom and when; "" for none
+    windows    seen, of the `needed` first ones without an alarm
+    covered    hours of the day that were seen; -1: no daily cycle is forecast
+    """
+
+    scope: str
+    subject: str
+    model: str
+    release: str
+    site: str
+    state: str
+    drifting: list[str]
+    began_at: float
+    frozen_at: float
+    change: str
+    changed_by: str
+    changed_at: float
+    windows: int
+    needed: int
+    covered: int
+
+
+class UsualFeature(Record, frozen=True, kw_only=True):
+    """What is usual for one feature; null where nothing is known, as for a site.
+
+    mean, sd   of its rows; swing: how far the mean moves up and down over a day
+    missing    share of rows without a value; rare: with values that were never seen at first
+    """
+
+    feature: str
+    alarmed: bool
+    mean: float | None
+    sd: float | None
+    swing: float | None
+    missing: float | None
+    rare: float | None
+
+
+class BaselineDetail(Record, frozen=True, kw_only=True):
+    """A baseline and what is usual for each of its features.
+
+    saved_at   when the engine wrote what it knew: at most 15 windows ago
+    rows       a window, as usual; null for a site, or while it is not known
+    findings   of the subject with this release, newest first, 20 at most
+    """
+
+    baseline: Baseline
+    saved_at: float
+    rows: float | None
+    features: list[UsualFeature]
+    findings: list[Finding]
+
+
+class BaselineChange(Record, frozen=True, kw_only=True):
+    """What a person asked for; the engine applies it within seconds.
+
+    action     reset, accept, freeze, unfreeze
+    device     one device; site: a site and its devices; both empty: the whole model
+    features   that are accepted; empty: those in alarm
+    baselines  that were selected when it was asked for; changed and skipped: until now
+    done_at    0 while it is being applied
+    """
+
+    id: int
+    action: str
+    model: str
+    release: str
+    device: str
+    site: str
+    features: list[str]
+    asked_by: str
+    asked_at: float
+    baselines: int
+    changed: int
+    skipped: int
+    why_skipped: str
+    done_at: float
+
+
 class Histograms(Record, frozen=True, kw_only=True):
     """Training, baseline and current shares per bin of one feature; each sums to 1."""
 

@@ -43,7 +43,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shoal.controller.monitoring import bets, channels, learning, surprises
+from shoal.controller.monitoring import bets, channels, surprises
 from shoal.controller.monitoring.channels import Lens, Reading, Windows
 from shoal.controller.monitoring.drift_state import POSITION, SEEN, Layout, State, Table
 from shoal.controller.monitoring.surprises import Outcome, Rules, Times, channel_of
@@ -111,8 +111,13 @@ def observe(
     rules: Rules,
     fleet: Fleet,
     log_a: float,
+    frozen: BOOL | None = None,
 ) -> tuple[list[State], Outcome]:
-    """Apply one window to each of B devices. training: float64 (F, W), shares of training rows."""
+    """Apply one window to each of B devices.
+
+    training   float64 (F, W): shares of training rows
+    frozen     (B,): devices whose normal stays as it is; None: no device
+    """
     table = Table(states)
     new = table.clock[:, SEEN] < rules.lens
     if new.any():
@@ -122,8 +127,9 @@ def observe(
     reading = channels.read(lens, windows, rules.tolerance)
     times = Times(windows.at, windows.local, windows.window_s)
     outcome = surprises.step(
-        table, times, reading, rules, excess=fleet.excess, stretch=fleet.stretch, log_a=log_a
-    )
+        table, times, reading, rules, excess=fleet.excess, stretch=fleet.stretch, log_a=log_a,
+        frozen=frozen,
+    )  # fmt: skip
     table.clock[:, POSITION] = windows.position
     return table.states(), outcome
 
@@ -135,10 +141,12 @@ def observe_sites(
     rules: Rules,
     fleet: Fleet,
     log_a: float,
+    frozen: BOOL | None = None,
 ) -> tuple[list[State], Outcome]:
     """Apply one bucket of time to each of B sites.
 
-    terms   three arrays (B, S): sums of `site_terms` over the members' windows in the bucket
+    terms    three arrays (B, S): sums of `site_terms` over the members' windows in the bucket
+    frozen   (B,): sites whose normal stays as it is; None: no site
 
     The outcome's change is that of a member, in the channel's unit.
     """
@@ -150,8 +158,9 @@ def observe_sites(
     caps = np.append(np.tile(channels.CAPS, features), np.inf)
     reading = Reading(values, np.full(values.shape, SITE_FLOOR), tau / root, caps)
     outcome = surprises.step(
-        table, times, reading, rules, excess=fleet.excess, stretch=fleet.stretch, log_a=log_a
-    )
+        table, times, reading, rules, excess=fleet.excess, stretch=fleet.stretch, log_a=log_a,
+        frozen=frozen,
+    )  # fmt: skip
     table.clock[:, POSITION] = times.at
     unit = channels.tolerances(features, rules.tolerance) * root / np.maximum(tau, 1e-12)
     change = outcome.change * np.where(members > 0, unit, np.nan)
@@ -163,16 +172,6 @@ def site_terms(outcome: Outcome) -> tuple[F64, F64, F64]:
     known = outcome.half_ready[:, None] & np.isfinite(outcome.change)
     surprise = np.clip(outcome.surprise, -SITE_CAP, SITE_CAP)
     return np.where(known, surprise, 0.0), np.where(known, outcome.tau, 0.0), known.astype(float)
-
-
-def accept(state: State, series: npt.NDArray | None = None) -> State:
-    """The state after a person said that where it lately was is its normal; all series, or some."""
-    table = Table([state])
-    which = np.zeros((1, state.layout.series), bool)
-    which[0, slice(None) if series is None else series] = True
-    learning.accept(table, which)
-    table["quiet"], table["age"] = (np.where(which, 0, table[n]) for n in ("quiet", "age"))
-    return table.states()[0]
 
 
 def severity(outcome: Outcome) -> F64:

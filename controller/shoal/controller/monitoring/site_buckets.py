@@ -49,6 +49,11 @@ class SiteBuckets:
             one = Bucket(old.terms + one.terms, old.counts + one.counts, old.rows + one.rows)
         self.open[at] = one
 
+    def discard(self) -> None:
+        """Leave out what is open: it was judged by what was usual until now."""
+        self.until = max([self.until, *self.open])
+        self.open.clear()
+
     def close(self, before: float) -> list[tuple[float, Bucket]]:
         """Take the buckets that are complete, in order of time.
 

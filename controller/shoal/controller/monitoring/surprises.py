@@ -32,6 +32,12 @@ SITE_PRIOR = 96
 #: Largest ratio of a residual's variance to that of its forecast's error.
 MOST_PERSISTENT = 1e4
 
+#: Arrays of a state that are what is usual; the others are what lately happened.
+LEARNT = (
+    "gram", "first_day", "busy", "today", "centre", "beta", "har", "har_y", "second", "total",
+    "second_z", "fourth", "held", "long_run", "misses", "excess",
+)  # fmt: skip
+
 #: Channels, rows last, that may follow a daily cycle unseen, and those that a day accepts.
 _CYCLIC = np.array([True, True, True, True, True, False, False, True])
 _ACCEPTED = np.array([True, True, True, True, True, False, False, True])
@@ -128,11 +134,14 @@ def step(
     excess: Array,
     stretch: Array,
     log_a: float,
+    frozen: BOOL | None = None,
 ) -> Outcome:
     """Apply one reading of each subject to `table`, in place.
 
     excess, stretch   (8,): prior kurtosis and stretched threshold by channel; log_a: the threshold
+    frozen            (B,): subjects that learn nothing from it
     """
+    kept = _kept(table, frozen)
     channel = channel_of(table.layout.series)
     seen = table.clock[:, SEEN] + 1
     of_site = not table.layout.features
@@ -173,7 +182,8 @@ def step(
     _note_by_the_clock(
         table, times.local, np.where(judged_window.move, z * usual, 0), rules, channel
     )
-    _accept_old_alarms(table, channel)
+    _accept_old_alarms(table, channel, frozen)
+    _restore(table, frozen, kept)
     _turn_clock(table, times.at, seen, made.late[:, 0])
     return Outcome(
         log_e, said.threshold, said.hit, said.alarmed, groups(said.hit) & ~groups(before),
@@ -278,10 +288,24 @@ def _persistence_of_rare(square: Array, windows: Array) -> Array:
     return factor
 
 
-def _accept_old_alarms(table: Table, channel: Array) -> None:
-    """An alarm that stood a day becomes the normal; not missing, rare or stuck values."""
+def _accept_old_alarms(table: Table, channel: Array, frozen: BOOL | None) -> None:
+    """An alarm that stood a day becomes the normal; not missing, rare or stuck values, and nothing
+    of a frozen subject."""
     stuck = (channel == channels.SPREAD) & (table["lately"][..., 0] < STUCK)
-    learning.accept(table, (table["age"] >= ACCEPT_S) & _ACCEPTED[channel] & ~stuck)
+    old = (table["age"] >= ACCEPT_S) & _ACCEPTED[channel] & ~stuck
+    learning.accept(table, old if frozen is None else old & ~frozen[:, None])
+
+
+def _kept(table: Table, frozen: BOOL | None) -> dict[str, Array]:
+    """What frozen subjects have learnt."""
+    if frozen is None or not frozen.any():
+        return {}
+    return {name: table[name][frozen] for name in LEARNT}
+
+
+def _restore(table: Table, frozen: BOOL | None, kept: dict[str, Array]) -> None:
+    for name, value in kept.items():
+        table[name][frozen] = value
 
 
 def _turn_clock(table: Table, at: F64, seen: F64, late: BOOL) -> None:

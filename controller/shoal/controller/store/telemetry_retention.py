@@ -2,10 +2,16 @@
 
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Table, delete, select, tuple_
+from sqlalchemy import Column, ColumnElement, Table, delete, exists, select, tuple_
 
 from shoal.controller.host.context import Context
-from shoal.controller.store.drift_tables import drift_point, drift_state, finding
+from shoal.controller.store.drift_tables import (
+    baseline_change,
+    drift_baseline,
+    drift_point,
+    drift_state,
+    finding,
+)
 from shoal.controller.store.tables import change, device_event
 from shoal.controller.store.window_sums import DAY, HOUR
 from shoal.controller.store.window_tables import received, window_subject, window_sum
@@ -31,8 +37,16 @@ def delete_expired(ctx: Context) -> None:
     _delete(ctx, drift_point, drift_point.c.at, before)
     _delete(ctx, finding, finding.c.at, before)
     _delete(ctx, drift_state, drift_state.c.saved_at, before)
+    _delete(ctx, drift_baseline, drift_baseline.c.updated_at, before, _without_state())
+    _delete(ctx, baseline_change, baseline_change.c.asked_at, before)
     _delete(ctx, device_event, device_event.c.received_at, before)
     _delete(ctx, change, change.c.at, now - CHANGES_S)
+
+
+def _without_state() -> ColumnElement[bool]:
+    """Baselines whose state was deleted: their row may be old while they are in use."""
+    key = ("scope", "subject", "model", "release")
+    return ~exists().where(*(drift_state.c[n] == drift_baseline.c[n] for n in key))
 
 
 def _delete(

@@ -6,7 +6,7 @@ from shoal.controller.alerts import alerts
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring import drift_history
 from shoal.controller.releases import models
-from shoal.controller.web import charts
+from shoal.controller.web import baselines, charts
 from shoal.controller.web.screen import blueprint, context, show
 
 #: Time range of the heatmap, as in the URL -> seconds.
@@ -39,6 +39,7 @@ def drift() -> str:
         grid=charts.grid(found) if found else None,
         lines=lines,
         feature=feature,
+        baseline=baselines.of_subject(model, scope, subject) if subject else None,
         histograms=drift_history.histograms(ctx, model, scope, subject, feature)
         if subject and feature
         else None,

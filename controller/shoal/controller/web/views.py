@@ -3,6 +3,7 @@
 from shoal.controller.web import (
     administration,
     alerts,
+    baselines,
     datasets,
     deletion,
     device,
@@ -25,6 +26,6 @@ __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
 SCREENS = (
-    administration, alerts, datasets, deletion, device, drift, fleet, groups, models,
+    administration, alerts, baselines, datasets, deletion, device, drift, fleet, groups, models,
     notifications, people, rollouts, rounds, runs, session, training, undeployments,
 )  # fmt: skip
