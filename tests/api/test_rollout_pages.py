@@ -1,10 +1,12 @@
 """The console's pages of a rollout, without a browser: affected devices, and its actions."""
 
 import pytest
+from sqlalchemy import select
 
 from api.controller_app import ORIGIN, ControllerApp
 from bench.controllers import add_devices
-from shoal.controller.rollouts import device_rows, rollouts
+from shoal.controller.rollouts import behaviour_looks, device_rows, rollouts
+from shoal.controller.rollouts.behaviour_records import Evidence, MetricEvidence, Receipt, Side
 from shoal.controller.store.rollout_tables import rollout, rollout_device
 
 STATES = {"d-0": "WAITING", "d-1": "WAITING", "d-2": "OBSERVING", "d-3": "FAILED"}
@@ -82,3 +84,29 @@ def test_join_tokens_are_made_and_revoked_on_their_pages(running: ControllerApp)
     path = f"/settings/join-tokens/{token['id']}/revoke"
     assert running.client.post(path, base_url=ORIGIN, headers=origin).status_code == 303
     assert running.get("/api/v1/join-tokens").json["items"] == []
+
+
+def test_the_behaviour_of_the_canaries_is_on_the_rollouts_page(running: ControllerApp) -> None:
+    ctx = running.ctx
+    side = Side(
+        devices=2, reporting=1, trials=100, events=7, expected=2.0, past_pct=2.0, now_pct=7.0
+    )
+    metric = MetricEvidence(
+        metric="latency", state="OPEN", tolerance=1.25, canary=side, control=side, ratio=1.5,
+        ln_worse=2.5, worse_at=4.6, ln_safe=-3.0, safe_at=3.0, dispersion=1.0, missing="3 h more",
+    )  # fmt: skip
+    seen = Evidence(stage="all", at=ctx.clock(), outcome="WAIT", why="", metrics=[metric])
+    empty = Receipt(formula="", version="", gates=[], running=[], expired=False, panel="", hours=[])
+    plan = {
+        "release": "lot-codes@2", "stages": [{"name": "all"}], "gates": [{"metric": "latency"}]
+    }  # fmt: skip
+    with ctx.store.write() as db:
+        stages = db.scalar(select(rollout.c.stages))
+        stages[0]["started_at"] = 5.0
+        db.execute(rollout.update().values(plan=plan, stages=stages))
+        behaviour_looks.store(db, behaviour_looks.Look("r-1", 5.0, seen, empty, {"a": b"{}"}))
+    shown = page(running, "/rollouts/r-1")
+    for text in ("Slow calls", "Not decided", "3 h more", "2.5 of 4.6", "7 of 100"):
+        assert text in shown
+    found = running.client.get("/api/v1/rollouts/r-1/evidence?stage=all", base_url=ORIGIN)
+    assert found.get_json()["items"][0]["metrics"][0]["canary"]["now_pct"] == 7.0

@@ -29,6 +29,15 @@ def stages(texts: Iterable[str]) -> list[dict[str, Any]]:
     return [_stage(text) for text in texts]
 
 
+def gates(texts: Iterable[str]) -> list[dict[str, Any]]:
+    """Behaviour gates from `--gate` options, each "METRIC:key=value,key=value".
+
+    >>> gates(("errors:tolerance=1.5", "latency"))
+    [{'metric': 'errors', 'tolerance': 1.5}, {'metric': 'latency'}]
+    """
+    return [_behaviour_gate(text) for text in texts]
+
+
 def read_plan(path: Path | None) -> dict[str, Any]:
     """A federated plan from a TOML file, {} without one; SettingError for a malformed file."""
     if path is None:
@@ -85,6 +94,22 @@ def _stage(text: str) -> dict[str, Any]:
         else:
             _set_number(plan, text, key, value)
     return plan
+
+
+def _behaviour_gate(text: str) -> dict[str, Any]:
+    metric, _, rest = text.partition(":")
+    keys = {"tolerance": "tolerance", "acceptable": "acceptable_pct"}
+    found: dict[str, Any] = {"metric": metric}
+    for pair in filter(None, rest.split(",")):
+        key, _, value = pair.partition("=")
+        try:
+            found[keys[key]] = float(value)
+        except (KeyError, ValueError):
+            raise SettingError(
+                f"--gate {text!r}: {pair!r}",
+                "METRIC:key=number,... with tolerance (times as frequent) and acceptable (percent)",
+            ) from None
+    return found
 
 
 def _set_number(plan: dict[str, Any], text: str, key: str, value: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 
 from shoal.cli.api import Api, JsonObject, at
@@ -12,6 +12,7 @@ from shoal.cli.command import CommandGroup, Session
 from shoal.cli.exit_codes import FailedError
 from shoal.cli.options import DURATION, confirm, listed, timeout_option, yes_option
 from shoal.cli.plan_options import DEFAULT_STAGES, STAGES_WITHOUT_CANARIES
+from shoal.cli.plan_options import gates as gate_plans
 from shoal.cli.plan_options import stages as stage_plans
 from shoal.cli.render import Columns, card, instant, plain, state, table, when
 from shoal.cli.waiting import poll
@@ -38,6 +39,23 @@ def rollout() -> None:
     "(failed share in percent), min (finished devices) and disagree (maximum percent of recent "
     "inputs with another output than the serving release) are its gate. "
     "Default: canary:ring=canary, then everyone.",
+)
+@click.option(
+    "--gate",
+    "gates",
+    multiple=True,
+    metavar="METRIC[:KEY=VALUE,...]",
+    help="Stop when the release makes errors, latency or accuracy worse: each device of a stage "
+    "against its own past, and all of them against devices with another release. tolerance: how "
+    "many times as frequent errors, slow calls or wrong predictions may be (1.25); acceptable: "
+    "percent that is good enough whatever it was.",
+)
+@click.option(
+    "--analyse",
+    type=DURATION,
+    default="24h",
+    show_default=True,
+    help="Time for --gate to decide once a stage's devices have finished; then it pauses.",
 )
 @click.option(
     "--on-failure",
@@ -69,6 +87,8 @@ def start(
     session: Session,
     release: str,
     stages: tuple[str, ...],
+    gates: tuple[str, ...],
+    analyse: float,
     on_failure: str,
     deadline: float,
     attempts: int,
@@ -83,6 +103,7 @@ def start(
       shoal rollout start lot-codes@2 --wait
       shoal rollout start lot-codes@2 --stage canary:ring=canary --stage tenth:percent=10 \\
           --stage rest --on-failure rollback
+      shoal rollout start lot-codes@2 --gate errors --gate latency:tolerance=1.5
     """
     plan = {
         "release": release,
@@ -92,6 +113,8 @@ def start(
         "max_attempts": attempts,
         "max_concurrent": at_once,
     }
+    if gates:
+        plan |= {"gates": gate_plans(gates), "analyse_s": analyse}
     started = session.api.post(at("rollouts"), plan)
     if wait:
         _watch(session, started["id"], timeout)
@@ -203,7 +226,45 @@ def whole(api: Api, id_: str) -> JsonObject:
         "rollout": api.get(at("rollouts", id_)),
         "devices": list(api.items(at("rollouts", id_, "devices"))),
         "failures": list(api.items(at("rollouts", id_, "failures"))),
+        "evidence": _newest_looks(api, id_),
     }
+
+
+def _newest_looks(api: Api, id_: str) -> list[JsonObject]:
+    """The newest look of the behaviour gates at each stage."""
+    found = api.get(at("rollouts", id_))
+    if not found["plan"].get("gates"):
+        return []
+    begun = [stage["name"] for stage in found["stages"] if stage["started_at"]]
+    looks = [api.get(at("rollouts", id_, "evidence"), stage=name, limit=1) for name in begun]
+    return [look for page in looks for look in page["items"]]
+
+
+def _evidence_view(looks: list[JsonObject]) -> RenderableType:
+    """The metrics of each look, canaries and control."""
+    rows = [{"stage": look["stage"], **metric} for look in looks for metric in look["metrics"]]
+    columns: Columns = {
+        "stage": "stage",
+        "behaviour": "metric",
+        "state": state(),
+        "canaries": lambda m: _side(m["canary"]),
+        "control": lambda m: _side(m["control"]),
+        "ratio": lambda m: f"{m['ratio']:.2f} (max {m['tolerance']:g})",
+        "worse": lambda m: f"{m['ln_worse']:.1f} of {m['worse_at']:.1f}",
+        "safe": lambda m: f"{m['ln_safe']:.1f} of {m['safe_at']:.1f}",
+        "missing": "missing",
+    }
+    return table(rows, columns, empty="no behaviour compared")
+
+
+def _side(side: Mapping[str, Any]) -> str:
+    """Events of one side, before and since, and how many of its devices report.
+
+    >>> _side({"now_pct": 2.0, "past_pct": 1.0, "reporting": 3, "devices": 4})
+    '2 %, before 1 % (3 of 4)'
+    """
+    now, past = (f"{side[name]:.3g} %" for name in ("now_pct", "past_pct"))
+    return f"{now}, before {past} ({side['reporting']} of {side['devices']})"
 
 
 def rollout_view(found: JsonObject) -> Group:
@@ -248,8 +309,9 @@ def _full_view(session: Session, found: JsonObject) -> Group:
         "cause": "cause",
         "detail": "detail",
     }
+    compared = ["", _evidence_view(found["evidence"])] if found["evidence"] else []
     return Group(
-        rollout_view(found["rollout"]),
+        rollout_view(found["rollout"]), *compared,
         "", table(found["failures"], failures, empty="nothing failed"),
         "", table(found["devices"], devices, empty="no device"),
     )  # fmt: skip

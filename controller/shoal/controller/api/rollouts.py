@@ -6,6 +6,7 @@ import msgspec
 
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.rollouts import listing, rollouts, undeployments
+from shoal.controller.rollouts.behaviour_records import Evidence
 from shoal.controller.rollouts.records import (
     Rollout,
     RolloutDevice,
@@ -46,6 +47,14 @@ class RolloutDeviceQuery(RequestModel, frozen=True, kw_only=True):
     cause: str = ""
     q: str = ""
     sort: str = "device"
+    cursor: str = ""
+    limit: Limit = 100
+
+
+class EvidenceQuery(RequestModel, frozen=True, kw_only=True):
+    """Filter: looks at one stage."""
+
+    stage: str = ""
     cursor: str = ""
     limit: Limit = 100
 
@@ -125,6 +134,16 @@ def list_failures(call: Call, id: str) -> Listing[Failure]:  # noqa: A002
     """Failures grouped by cause."""
     found = rollouts.failures(call.ctx, id)
     return all_of([Failure(cause=cause, count=n, detail=detail) for cause, n, detail in found])
+
+
+@route("GET", "/api/v1/rollouts/<id>/evidence", role="viewer", tag=TAG)
+def list_evidence(
+    call: Call,
+    id: str,  # noqa: A002
+    query: EvidenceQuery,
+) -> Listing[Evidence]:
+    """What each look of the behaviour gates found, newest first."""
+    return Listing(*rollouts.evidence(call.ctx, id, **msgspec.structs.asdict(query)))
 
 
 @route("POST", "/api/v1/rollouts/<id>/approve", role="approver", tag=TAG)

@@ -99,6 +99,7 @@ T, V = StageState, StageEvent
 STAGE_TRANSITIONS: dict[tuple[StageState, StageEvent], tuple[StageState, None]] = {
     (T.SCHEDULED, V.BEGAN): (T.RUNNING, None),
     (T.RUNNING, V.REPORTED): (T.ANALYSING, None),
+    (T.ANALYSING, V.REPORTED): (T.ANALYSING, None),  # devices are done, behaviour is compared
     (T.ANALYSING, V.UNDECIDED): (T.RUNNING, None),
     (T.ANALYSING, V.PASSED): (T.SUCCESSFUL, None),
     (T.ANALYSING, V.REFUSED): (T.FAILED, None),

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shoal.controller.rollouts.behaviour_records import BehaviourGate
 from shoal.controller.store.records import Record
 
 
@@ -41,6 +42,8 @@ class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     on_failure  "pause", "stop" or "rollback"
     deadline_s  seconds a device has for one attempt
     max_concurrent  online devices that may update at once; 0 for no limit
+    gates       metrics that the release must not make worse on the devices of a stage
+    analyse_s   seconds to compare them once a stage's devices have finished
     """
 
     release: str
@@ -49,6 +52,8 @@ class RolloutPlan(Record, frozen=True, kw_only=True, forbid_unknown_fields=True)
     deadline_s: float = 86_400.0
     max_attempts: int = 1
     max_concurrent: int = 0
+    gates: list[BehaviourGate] = []
+    analyse_s: float = 86_400.0
 
 
 class Stage(Record, frozen=True, kw_only=True):
@@ -56,6 +61,7 @@ class Stage(Record, frozen=True, kw_only=True):
 
     disagree   share of `compared` recent inputs that its shadow probes predicted otherwise
     accepted_pct  disagreement that a person has accepted by resuming
+    analysing_at  since when its devices have finished and their behaviour is compared
     """
 
     name: str
@@ -71,6 +77,7 @@ class Stage(Record, frozen=True, kw_only=True):
     disagree: float = 0.0
     compared: int = 0
     accepted_pct: float = 0.0
+    analysing_at: float = 0.0
 
 
 class Trailing(Record, frozen=True, kw_only=True):

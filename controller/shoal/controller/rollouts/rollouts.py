@@ -1,5 +1,6 @@
 """Rollouts: start, list, pause, resume, approve and abort; the stepper advances them."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Set
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.releases import quarantine, retirement
 from shoal.controller.rollouts import (
     assignments,
+    behaviour_looks,
     cohort,
     device_rows,
     device_states,
@@ -21,6 +23,7 @@ from shoal.controller.rollouts import (
     trailing,
     undeployments,
 )
+from shoal.controller.rollouts.behaviour_records import METRICS, Evidence
 from shoal.controller.rollouts.desired_state import TRAILING
 from shoal.controller.rollouts.machine import ENDED, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
@@ -141,6 +144,23 @@ def get_rollout(ctx: Context, id: str) -> Rollout:  # noqa: A002 - the API's nam
     """One rollout; AbsentError if there is none such."""
     with ctx.store.read() as db:
         return listing.records(db, [_row(db, id)])[0]
+
+
+def evidence(
+    ctx: Context,
+    id: str,  # noqa: A002
+    stage: str = "",
+    cursor: str = "",
+    limit: int = 100,
+) -> tuple[list[Evidence], Page]:
+    """What the looks of a rollout's behaviour gates found, newest first; AbsentError."""
+    limit = cursors.bounded(limit)
+    before = cursors.decode(cursor, float)[0] if cursor else math.inf
+    with ctx.store.read() as db:
+        _row(db, id)
+        found = behaviour_looks.evidence(db, id, stage, before, limit + 1)
+    more = cursors.encode(found[limit - 1].at) if len(found) > limit else ""
+    return found[:limit], Page(next=more)
 
 
 def rollout_devices(
@@ -328,7 +348,9 @@ def _reopen(db: Connection, ctx: Context, row: Row[Any]) -> None:
             again = stage_step_of(StageState.PAUSED, StageEvent.ACCEPTED)
         else:
             continue
-        begun = {"started_at": ctx.clock()} if again is StageState.RUNNING else {}
+        begun = (
+            {"started_at": ctx.clock(), "analysing_at": 0.0} if again is StageState.RUNNING else {}
+        )
         stages[i] = msgspec.structs.replace(
             stage, state=again.value, verdict="", accepted_pct=100 * stage.disagree, **begun
         )
@@ -366,12 +388,35 @@ def _check(plan: RolloutPlan) -> None:
         raise InputError("max_concurrent is a number of devices, or 0 for no limit")
     if not plan.deadline_s > 0 or not 1 <= plan.max_attempts <= 10:
         raise InputError("deadline_s must be above 0 and max_attempts 1 to 10")
+    _check_gates(plan)
     for stage in plan.stages:
         shares = (stage.threshold_pct, stage.max_disagree_pct)
         if not 0 < stage.select.percent <= 100 or not all(0 <= share <= 100 for share in shares):
             raise InputError(
                 f"stage {stage.name}: percent, threshold_pct and max_disagree_pct are 0 to 100"
             )
+
+
+def _check_gates(plan: RolloutPlan) -> None:
+    """InputError for behaviour gates that cannot be judged."""
+    metrics = [one.metric for one in plan.gates]
+    if unknown := next((name for name in metrics if name not in METRICS), ""):
+        raise InputError(f"gate {unknown!r:.40}", f"use {', '.join(METRICS)}")
+    if len(set(metrics)) < len(metrics):
+        raise InputError("two gates of one metric", "give each metric once")
+    for one in plan.gates:
+        if not 1.05 <= one.tolerance <= 10 or not one.acceptable_pct < 100:
+            raise InputError(
+                f"gate {one.metric}: tolerance is 1.05 to 10, acceptable_pct is below 100",
+                f"for example tolerance 1.5: {one.metric} may be half as frequent again",
+            )
+    if plan.gates and len(plan.stages) < 2 and plan.stages[0].select.percent == 100:
+        raise InputError(
+            "gates compare the devices of a stage with devices that have another release",
+            "begin with a stage of some devices: --stage first:percent=10 --stage rest",
+        )
+    if not 600 <= plan.analyse_s <= 30 * 86_400:
+        raise InputError("analyse_s is 600 s to 30 days")
 
 
 def _needs_approval(ctx: Context, actor: str, plan: RolloutPlan) -> str:

@@ -18,6 +18,7 @@ from shoal.controller.fleet.clock_skew import DeviceClock, describe_clock, is_wr
 from shoal.controller.host.context import Context
 from shoal.controller.rollouts import (
     assignments,
+    behaviour_looks,
     cohort,
     device_rows,
     device_states,
@@ -121,6 +122,8 @@ def run(ctx: Context, ident: str, batches: int = BATCHES) -> None:
                 stage_orders.store(db, ctx, ident, found.orders)
             if found.withdrawals:
                 revert.store(db, ctx, ident, found.withdrawals)
+            if found.behaviour is not None:
+                behaviour_looks.store(db, found.behaviour)
             moved = RolloutStepper(db, ctx, ident).advance(found)
         if not moved:
             return
@@ -133,6 +136,7 @@ class Found(NamedTuple):
     late      rows of devices past their deadline or decommissioned
     unseen    unfinished devices that have not reported since the stage began
     joining   device -> stage, of devices that enrolled meanwhile
+    behaviour  a look at what the devices of the stage do, if one was due
     """
 
     orders: stage_orders.StageOrders
@@ -141,6 +145,7 @@ class Found(NamedTuple):
     late: Sequence[Row[Any]] = ()
     unseen: int = 0
     joining: Mapping[str, str] = {}
+    behaviour: behaviour_looks.Look | None = None
 
     @property
     def more(self) -> bool:
@@ -161,6 +166,7 @@ def _find(db: Connection, ctx: Context, ident: str) -> Found:
         late=members.late(ctx.clock() - plan.deadline_s, LOOKED),
         unseen=members.unseen()[0],
         joining=_late_joiners(db, whole, plan),
+        behaviour=behaviour_looks.find(db, ctx, whole, plan, stage) if plan.gates else None,
     )
 
 
@@ -318,7 +324,29 @@ class RolloutStepper:
             if not judged.devices or verdict.outcome is not Outcome.WAIT:
                 self._hold(self._unsigned(stage, held))
             return False
+        if self.plan.gates and judged.taking:
+            verdict = self._compare(at, verdict)
         return self._decide(at, verdict, members)
+
+    def _compare(self, at: int, verdict: gate.Verdict) -> gate.Verdict:
+        """The verdict with what the stage's behaviour gates have found: they stop it at any time,
+        and once its devices have finished it waits for them."""
+        seen = behaviour_looks.newest(self.db, self.ident, self.stages[at])
+        if seen is not None and seen.outcome == Outcome.FAILED:
+            return gate.Verdict(Outcome.FAILED, seen.why)
+        if verdict.outcome is not Outcome.PASSED:
+            return verdict
+        if not self.stages[at].analysing_at:
+            self._move_stage(at, StageEvent.REPORTED, analysing_at=self.now)
+        if seen is None:
+            return gate.Verdict(Outcome.WAIT, "")
+        proven = any(earlier.succeeded for earlier in self.stages[:at])
+        if proven and not behaviour_looks.has_control(seen):
+            why = f"{verdict.why}; no device is left on another release to compare with"
+            return gate.Verdict(Outcome.PASSED, why)
+        if seen.outcome == Outcome.PASSED:
+            return gate.Verdict(Outcome.PASSED, f"{verdict.why}; {seen.why}")
+        return gate.Verdict(Outcome(seen.outcome), seen.why)
 
     def _held(self, members: StageMembers) -> int:
         """Waiting devices that do not accept the release's signature."""

@@ -3,6 +3,7 @@
 from sqlalchemy import (
     JSON,
     Column,
+    Float,
     ForeignKey,
     Index,
     LargeBinary,
@@ -60,6 +61,27 @@ rollout_count = Table(  # sums over the devices of a stage in one state: see rol
     count("comparing"),
     count("compared"),
     count("disagreed"),
+)
+gate_look = Table(  # one look of a stage's behaviour gates; since: when the stage began
+    "gate_look",
+    metadata,
+    Column("rollout", String(16), primary_key=True),
+    Column("stage", Text, primary_key=True),
+    Column("since", Float, primary_key=True),
+    Column("at", Float, primary_key=True),
+    text("outcome"),
+    Column("evidence", JSON, nullable=False),  # rollouts.behaviour_records.Evidence
+    Column("receipt", JSON, nullable=False),  # rollouts.behaviour_records.Receipt
+    Index("ix_gate_look_at", "at"),
+)
+gate_input = Table(  # what looks were computed from, by content; body: JSON, deflated
+    "gate_input",
+    metadata,
+    Column("rollout", String(16), primary_key=True),
+    Column("sha256", String(64), primary_key=True),
+    number("at"),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_gate_input_at", "at"),
 )
 assignment = Table(  # desired state of a device; published when sent_version < version
     "assignment",

@@ -12,6 +12,7 @@ from shoal.controller.store.drift_tables import (
     drift_state,
     finding,
 )
+from shoal.controller.store.rollout_tables import gate_input, gate_look
 from shoal.controller.store.tables import change, device_event
 from shoal.controller.store.window_sums import DAY, HOUR
 from shoal.controller.store.window_tables import received, window_subject, window_sum
@@ -34,6 +35,8 @@ def delete_expired(ctx: Context) -> None:
     _delete(ctx, window_subject, window_subject.c.start_at, before)
     for span, days in ((HOUR, fleet.hourly_days), (DAY, fleet.daily_days)):
         _delete(ctx, window_sum, window_sum.c.at, now - days * 86_400, window_sum.c.span == span)
+    for table in (gate_look, gate_input):
+        _delete(ctx, table, table.c.at, now - fleet.daily_days * 86_400)
     _delete(ctx, drift_point, drift_point.c.at, before)
     _delete(ctx, finding, finding.c.at, before)
     _delete(ctx, drift_state, drift_state.c.saved_at, before)

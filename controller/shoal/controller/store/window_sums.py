@@ -53,6 +53,12 @@ _REPLACE_SUBJECT = """
 INSERT OR REPLACE INTO window_subject (model, scope, subject, "release", start_at)
 VALUES (?, ?, ?, ?, ?)
 """
+_OF_DEVICES = """
+WITH s (subject) AS (SELECT value FROM json_each(?)), h (at) AS (SELECT value FROM json_each(?))
+SELECT w.subject, w.at, w."release", w.rows, w.errors, w.labelled, w.correct, w.latency
+FROM s CROSS JOIN h JOIN window_sum AS w ON w.model = ? AND w.span = 3600
+AND w.scope = 'device' AND w.at = h.at AND w.subject = s.subject
+"""
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 Key = tuple[str, int, str, int, str, str]
@@ -136,6 +142,29 @@ def of(
     else:
         wanted += [c.at >= first, c.at <= last]
     return list(db.execute(select(window_sum).where(*wanted).order_by(c.at, c.subject)))
+
+
+class DeviceHour(NamedTuple):
+    """Sums of one device, hour and release. latency: counts of shoal.sketch.Latency."""
+
+    device: str
+    at: int
+    release: str
+    rows: int
+    errors: int
+    labelled: int
+    correct: int
+    latency: list[int]
+
+
+def of_devices(
+    db: Connection, model: str, devices: Sequence[str], hours: Sequence[int]
+) -> Iterator[DeviceHour]:
+    """Sums of some devices in some hours (their begins), each looked up by its key."""
+    encode = msgspec.json.encode
+    given = (encode(list(devices)).decode(), encode(list(hours)).decode(), model)
+    for row in db.exec_driver_sql(_OF_DEVICES, given):
+        yield DeviceHour._make([*row[:-1], msgspec.json.decode(row[-1], type=list[int])])
 
 
 class SumMap(NamedTuple):

@@ -6,7 +6,8 @@ from werkzeug.wrappers import Response
 from shoal.controller.fleet import devices
 from shoal.controller.releases import releases
 from shoal.controller.rollouts import device_states, listing, rollouts
-from shoal.controller.rollouts.records import RolloutPlan, Selector, StagePlan
+from shoal.controller.rollouts.behaviour_records import METRICS, BehaviourGate, Evidence
+from shoal.controller.rollouts.records import Rollout, RolloutPlan, Selector, StagePlan
 from shoal.controller.web import wording
 from shoal.controller.web.screen import actor, asked, blueprint, context, show
 from shoal.errors import AbsentError
@@ -57,6 +58,7 @@ def rollout_start() -> Response:
             StagePlan(name="rest", select=where),
         ],
         on_failure=form.get("on_failure", "pause"),
+        gates=[BehaviourGate(metric=name) for name in METRICS if form.get(f"gate_{name}")],
     )
     started = rollouts.start(context(), actor=who.name, plan=plan)
     return redirect(url_for("web.rollout", id=started.id), 303)
@@ -79,11 +81,21 @@ def rollout(id: str) -> str:  # noqa: A002 - the API's word
         affected=rollouts.affected_devices(ctx, id),
         failed=[group for group in causes if group[0] not in SKIPS],
         skipped=[group for group in causes if group[0] in SKIPS],
+        looks=_looks(one),
         actions=wording.actions(one.state, one.trailing.state if one.trailing else ""),
         state=state,
         cause=cause,
         q=given["q"],
     )
+
+
+def _looks(one: Rollout) -> list[Evidence]:
+    """The newest look of the behaviour gates at each stage that has begun."""
+    if not one.plan.gates:
+        return []
+    begun = [stage.name for stage in one.stages if stage.started_at]
+    found = [rollouts.evidence(context(), one.id, stage=name, limit=1)[0] for name in begun]
+    return [look for looks in found for look in looks]
 
 
 @blueprint.get("/rollouts/<id>/<action>")

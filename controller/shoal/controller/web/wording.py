@@ -85,6 +85,10 @@ BADGES: dict[str, Badge] = {
     "SUCCESSFUL": Badge("ok", "check", "Successful"),
     "INCONCLUSIVE": Badge("warn", "warn", "Inconclusive"),
     "PAUSED": Badge("warn", "pause", "Paused"),
+    "WORSE": Badge("bad", "cross", "Worse"),
+    "SAFE": Badge("ok", "check", "No worse"),
+    "OPEN": Badge("info", "run", "Not decided"),
+    "MISSING": Badge("warn", "warn", "Data missing"),
     "FINISHED": Badge("ok", "check", "Finished"),
     "STOPPING": Badge("warn", "stop", "Stopping"),
     "STOPPED": Badge("idle", "stop", "Stopped"),
@@ -132,6 +136,8 @@ BADGES: dict[str, Badge] = {
 }
 
 #: Rollout action -> (button label, description, icon).
+#: Metrics of behaviour gates.
+METRICS = {"errors": "Errors", "latency": "Slow calls", "accuracy": "Wrong predictions"}
 ACTIONS: dict[str, tuple[str, str, str]] = {
     "approve": ("Approve", "You approve a rollout that another user started: it begins.", "check"),
     "pause": ("Pause", "No further device is updated until you resume.", "pause"),
