@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flask import Flask
 from flask.testing import FlaskClient
 
+import compiled_routes
 from shoal.controller.access import roles, tokens, users
 from shoal.controller.access.roles import Actor
 from shoal.controller.app import create_app
@@ -19,6 +20,7 @@ from shoal.controller.host.context import Context
 from shoal.controller.initialization import InitOptions, make_folder
 from shoal.controller.wiring import open_context
 
+compiled_routes.keep()
 PASSWORD = "correct horse battery"
 ORIGIN = "https://localhost"
 

@@ -1,5 +1,6 @@
 """Flask application of the web process: API and console."""
 
+import functools
 import importlib.metadata
 import importlib.util
 import threading
@@ -43,13 +44,12 @@ READING = 4
 def create_app(ctx: Context) -> Flask:
     """Build the application; SettingError when the device CA cannot be opened."""
     routes = registry.all_routes()
-    document = openapi.document(routes, importlib.metadata.version("shoal"))
     services = AppServices(
         authority=Authority.open(ctx.folder / "pki"),
         attempts=Attempts(),
         metrics=HttpMetrics(partial(read_metrics, ctx.folder)),
         streams=Streams(time.sleep),
-        document=msgspec.json.encode(document),
+        document=_document,
         read_facts=_one_at_a_time(inspection.read_facts),
         pack_items=_one_at_a_time(packing.pack_items),
     )
@@ -69,6 +69,13 @@ def create_app(ctx: Context) -> Flask:
     app.register_blueprint(dispatch.blueprint(routes))
     app.register_blueprint(views.blueprint)
     return app
+
+
+@functools.cache
+def _document() -> bytes:
+    """The OpenAPI document, when it is first asked for."""
+    document = openapi.document(registry.all_routes(), importlib.metadata.version("shoal"))
+    return msgspec.json.encode(document)
 
 
 def _one_at_a_time(read: Callable[P, T]) -> Callable[P, T]:

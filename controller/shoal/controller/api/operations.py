@@ -136,7 +136,7 @@ def get_metrics(call: Call) -> str:
 def get_document(call: Call) -> bytes:
     """This document."""
     call.headers["Cache-Control"] = "no-cache"
-    return call.services.document
+    return call.services.document()
 
 
 @route("GET", "/api/v1/stream", role="viewer", tag=TAG, media=EVENTS)

@@ -81,14 +81,14 @@ Uploads = Mapping[str, Upload]
 class AppServices(NamedTuple):
     """Services that `create_app` builds once for all requests.
 
-    document   OpenAPI, JSON bytes
+    document   makes the OpenAPI document, JSON bytes
     """
 
     authority: DeviceCA
     attempts: Attempts
     metrics: HttpMetrics
     streams: Streams
-    document: bytes
+    document: Callable[[], bytes]
     read_facts: ReadFacts
     pack_items: PackItems
 

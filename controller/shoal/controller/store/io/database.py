@@ -1,5 +1,6 @@
 """Database: SQLAlchemy Core on SQLite in WAL mode, one engine per process."""
 
+import functools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from typing import Any, Self
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
 from shoal.controller.host.settings import Settings
@@ -76,11 +77,29 @@ class Store:
 
 
 def migrate(db: Connection, revision: str = "head") -> None:
-    """Run the Alembic migrations up to `revision` inside the transaction of `db`."""
+    """Run the Alembic migrations up to `revision` inside the transaction of `db`.
+
+    A schema that is the newest already costs one query: Alembic would compile every migration.
+    """
+    if revision == "head" and _has_newest_schema(db):
+        return
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs its dialect at every start
     config = Config(attributes={"connection": db})
     config.set_main_option("script_location", str(_MIGRATIONS))
     command.upgrade(config, revision)
+
+
+def _has_newest_schema(db: Connection) -> bool:
+    if not inspect(db).has_table("alembic_version"):
+        return False
+    found = db.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
+    return found == [_newest_revision()]
+
+
+@functools.cache
+def _newest_revision() -> str:
+    """Files are named after their revisions: m0007_alerts.py holds "0007"."""
+    return max(path.name[1:5] for path in (_MIGRATIONS / "versions").glob("m[0-9]*_*.py"))
 
 
 def _engine(url: str) -> Engine:
