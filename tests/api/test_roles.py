@@ -90,6 +90,7 @@ LEAST = {
     "GET /api/v1/rollouts/{id}": "viewer",
     "GET /api/v1/rollouts/{id}/devices": "viewer",
     "GET /api/v1/rollouts/{id}/failures": "viewer",
+    "GET /api/v1/rollouts/{id}/evidence": "viewer",
     "POST /api/v1/rollouts/{id}/approve": "approver",
     "POST /api/v1/rollouts/{id}/pause": "operator",
     "POST /api/v1/rollouts/{id}/resume": "operator",
@@ -153,6 +154,9 @@ LEAST = {
     "GET /api/v1/operations/{id}/log": "operator",
     "POST /api/v1/operations/{id}/cancel": "operator",
     "GET /api/v1/audit": "viewer",
+    "GET /api/v1/audit/head": "viewer",
+    "GET /api/v1/audit/export": "admin",
+    "GET /api/v1/audit/export.csv": "admin",
     "GET /api/v1/profiles": "viewer",
     "GET /api/v1/stream": "viewer",
 }

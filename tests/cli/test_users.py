@@ -57,3 +57,18 @@ def test_a_changed_password_ends_other_tokens_and_keeps_this_one(shoal: Cli) -> 
         assert shoal("device", "list").exit_code == 0
     finally:
         shoal("user", "password", given=f"{OWN}\n{first}\n{first}\n")
+
+
+def test_an_exported_audit_log_is_verified_without_the_controller(
+    shoal: Cli, tmp_path: Path
+) -> None:
+    file, head = str(tmp_path / "audit.jsonl"), str(tmp_path / "head.json")
+    assert shoal.json("audit", "list", "--verb", "user.*", "--limit", "1")[0]["verb"]
+    assert shoal("audit", "head", head).exit_code == 0
+    assert "shoal audit verify" in shoal("audit", "export", file).output
+    away = Cli(tmp_path / "away", shoal.controller)
+    assert "whole" in away("audit", "verify", file, "--head", head).output
+    lines = Path(file).read_text().splitlines(keepends=True)
+    Path(file).write_text("".join([*lines[:1], *lines[2:]]))
+    result = away("audit", "verify", file)
+    assert (result.exit_code, "entry 2 is missing" in result.stderr) == (1, True)

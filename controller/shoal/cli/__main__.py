@@ -7,6 +7,7 @@ import click
 
 from shoal.cli import checkpoint, device_override
 from shoal.cli.alert import alert
+from shoal.cli.audit import audit
 from shoal.cli.bundle import bundle
 from shoal.cli.command import CommandGroup, Session, report
 from shoal.cli.dataset import dataset
@@ -56,7 +57,7 @@ def cli() -> None:
 for _command in (
     login, device, group, dataset, model, run, release, rollout, round_, bundle, alert,
     drift, notify,
-    operation, user, token, doctor, demo_command(),
+    operation, user, token, audit, doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)
 for _verb in checkpoint.COMMANDS:

@@ -3,7 +3,7 @@
 import ssl
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 from urllib.parse import quote
 
 import httpx
@@ -111,6 +111,17 @@ class Api:
 
     def delete(self, path: str, **query: Any) -> Any:
         return self._send("DELETE", path, params=query)
+
+    def download(self, path: str, target: BinaryIO, **query: Any) -> None:
+        """Write the body of a GET to `target` as it arrives."""
+        try:
+            with self._http.stream("GET", path, params=_non_empty(query)) as response:
+                if not response.is_success:
+                    response.read()
+                    raise ProblemError(response.status_code, _problem(response))
+                target.writelines(response.iter_bytes())
+        except httpx.TransportError as error:
+            raise unreachable(self.url, error) from error
 
     def response(self, path: str) -> httpx.Response:
         """The raw response of GET `path`, whatever its status: for doctor and /ca.pem."""

@@ -85,6 +85,11 @@ broker = {_toml(network.broker)}         # "" for the embedded one, else mqtts:/
 # PEM files for API and console, when their certificate is not from Shoal's own CA
 tls_certificate = {_toml(network.tls_certificate)}
 tls_key = {_toml(network.tls_key)}
+# further host names that are answered, such as that of a reverse proxy: ["shoal.example.org"]
+hosts = {_toml(network.hosts)}
+# addresses of reverse proxies whose X-Forwarded-For, -Host and -Proto are believed: ["10.0.0.7"]
+trusted_proxies = {_toml(network.trusted_proxies)}
+open_metrics = {_toml(network.open_metrics)}   # true: /metrics without a token
 
 [fleet]
 window_s = {fleet.window_s}      # length of a telemetry window

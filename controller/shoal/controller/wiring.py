@@ -5,6 +5,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from shoal.controller.access import audit
 from shoal.controller.federated.planning import tasks
 from shoal.controller.host import settings
 from shoal.controller.host.context import Context
@@ -30,12 +31,13 @@ def open_context(folder: Path) -> Context:
     Opening it brings the database's schema up to date.
     """
     configured = settings.load(folder)
+    store = Store.open(url_of(folder, configured))
     return Context(
         folder=folder,
         settings=configured,
-        store=Store.open(url_of(folder, configured)),
+        store=store,
         blobs=Blobs(folder / "blobs"),
-        signer=Signer.open(folder),
+        signer=Signer.open(folder, audit_head=lambda: audit.head(store)._asdict()),
         clock=time.time,
         random=random.Random(),
     )

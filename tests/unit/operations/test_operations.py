@@ -71,7 +71,7 @@ def test_the_audit_chain_detects_a_changed_entry_and_a_missing_one(ctx: Context)
         audit.verify(ctx)
     with ctx.store.write() as db:
         db.execute(delete(audit_table).where(audit_table.c.id == 2))
-    with pytest.raises(StorageError, match="entry 3"):
+    with pytest.raises(StorageError, match="entry 2 is missing"):
         audit.verify(ctx)
 
 

@@ -1,17 +1,21 @@
 """Audit log as a hash chain: each hash covers the previous entry, so a removal is detected."""
 
-import hashlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, or_, select
 
+from shoal import audit_chain
+from shoal.audit_chain import Head
 from shoal.controller.access.records import AuditEntry
-from shoal.controller.host.context import Context
+from shoal.controller.host.context import Context, Store
 from shoal.controller.store import cursors
 from shoal.controller.store.records import Page
 from shoal.controller.store.tables import audit
-from shoal.errors import StorageError
+from shoal.errors import StorageError, TrustError
+
+_CHUNK = 1000
 
 
 def record(
@@ -32,7 +36,7 @@ def record(
         "detail": msgspec.to_builtins(detail),
         "address": ctx.address,
     }
-    db.execute(audit.insert().values(**entry, hash=_hash(before, entry)))
+    db.execute(audit.insert().values(**entry, hash=audit_chain.entry_hash(before, entry)))
 
 
 class AuditFilter(NamedTuple):
@@ -40,6 +44,8 @@ class AuditFilter(NamedTuple):
 
     verb          such as "rollout.start", or "rollout.*" for all that begin so
     since, until  Unix seconds
+    reader        who reads, if no admin: of users and tokens they see what they did themselves,
+                  since it tells where people work from
     """
 
     actor: str = ""
@@ -47,6 +53,7 @@ class AuditFilter(NamedTuple):
     subject: str = ""
     since: float = 0.0
     until: float = 0.0
+    reader: str = ""
 
 
 def list_audit(
@@ -81,6 +88,9 @@ def _matches(wanted: AuditFilter) -> list[ColumnElement[bool]]:
         found += [audit.c.verb >= begin, audit.c.verb < begin + "\U0010ffff"]
     elif wanted.verb:
         found.append(audit.c.verb == wanted.verb)
+    if wanted.reader:
+        people = or_(*(audit.c.verb.startswith(kind) for kind in ("user.", "token.")))
+        found.append(~people | (audit.c.actor == wanted.reader))
     if wanted.since:
         found.append(audit.c.at >= wanted.since)
     if wanted.until:
@@ -88,22 +98,37 @@ def _matches(wanted: AuditFilter) -> list[ColumnElement[bool]]:
     return found
 
 
+def export(
+    ctx: Context, wanted: AuditFilter | None = None, *, after: int = 0
+) -> Iterator[AuditEntry]:
+    """Every entry as `wanted` with a greater id than `after`, oldest first.
+
+    Read in chunks, each a transaction of its own: no reader holds the database while a client is
+    slow.
+    """
+    matches = _matches(wanted or AuditFilter())
+    while True:
+        query = select(audit).where(audit.c.id > after, *matches).order_by(audit.c.id)
+        with ctx.store.read() as db:
+            rows = db.execute(query.limit(_CHUNK)).mappings().all()
+        yield from (AuditEntry(**row) for row in rows)
+        if len(rows) < _CHUNK:
+            return
+        after = rows[-1]["id"]
+
+
+def head(store: Store) -> Head:
+    """The newest entry."""
+    with store.read() as db:
+        row = db.execute(
+            select(audit.c.id, audit.c.hash).order_by(audit.c.id.desc()).limit(1)
+        ).first()
+    return Head(row.id, row.hash) if row else Head()
+
+
 def verify(ctx: Context) -> int:
     """Verify the chain and return its length; StorageError names the first changed entry."""
-    before, count = "", 0
-    with ctx.store.read() as db:
-        for row in db.execute(select(audit).order_by(audit.c.id)).mappings():
-            entry = {k: row[k] for k in _FIELDS}
-            if row["hash"] != _hash(before, entry):
-                raise StorageError(f"audit entry {row['id']} was changed, or one before it removed")
-            before, count = row["hash"], count + 1
-    return count
-
-
-_FIELDS = ("at", "actor", "verb", "subject", "detail", "address")
-
-
-def _hash(before: str, entry: dict[str, Any]) -> str:
-    """An entry without address is hashed as those of before there were addresses."""
-    entry = {k: v for k, v in entry.items() if k != "address" or v}
-    return hashlib.sha256(before.encode() + msgspec.json.encode(entry, order="sorted")).hexdigest()
+    try:
+        return len(audit_chain.follow(msgspec.structs.asdict(e) for e in export(ctx)))
+    except TrustError as error:
+        raise StorageError(error.message, "compare it with an earlier export or backup") from error

@@ -1,13 +1,11 @@
-"""Routes for operations, audit log, profiles, health, metrics and the event stream."""
+"""Routes for operations, profiles, health, metrics and the event stream."""
 
 from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
-from shoal.controller.access import audit, roles
-from shoal.controller.access.audit import AuditFilter
-from shoal.controller.access.records import AuditEntry
+from shoal.controller.access import roles
 from shoal.controller.api.metrics import fleet_text
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
 from shoal.controller.monitoring import performance
@@ -38,14 +36,6 @@ class OperationQuery(RequestModel, frozen=True, kw_only=True):
     sort: str = "-created"
     cursor: str = ""
     limit: Limit = 50
-
-
-class AuditQuery(RequestModel, frozen=True, kw_only=True):
-    """Entries about one subject, such as a device's name; "" for all."""
-
-    subject: str = ""
-    cursor: str = ""
-    limit: Limit = 100
 
 
 class OperationLog(msgspec.Struct, frozen=True):
@@ -82,15 +72,6 @@ def get_operation_log(call: Call, id: str) -> OperationLog:  # noqa: A002
 def cancel_operation(call: Call, id: str) -> Operation:  # noqa: A002
     """Cancel an operation: a queued one is dropped, a running one is killed within a second."""
     return operations.cancel(call.ctx, actor=call.by, ident=id)
-
-
-@route("GET", "/api/v1/audit", role="viewer", tag=TAG)
-def list_audit(call: Call, query: AuditQuery) -> Listing[AuditEntry]:
-    """Audit log, newest first; each entry's hash covers the previous one."""
-    found, page = audit.list_audit(
-        call.ctx, AuditFilter(subject=query.subject), cursor=query.cursor, limit=query.limit
-    )
-    return Listing(found, page)
 
 
 @route("GET", "/api/v1/profiles", role="viewer", tag=TAG)

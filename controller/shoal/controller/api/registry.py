@@ -2,6 +2,7 @@
 
 from shoal.controller.api import (
     alerts,
+    audit,
     checkpoints,
     datasets,
     deletion,
@@ -21,7 +22,7 @@ from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
     people, devices, groups, folders, datasets, models, runs, deletion, rollouts, rounds,
-    checkpoints, alerts, notifications, monitoring, operations,
+    checkpoints, alerts, notifications, monitoring, audit, operations,
 )  # fmt: skip
 
 

@@ -110,8 +110,10 @@ def set_policy(
             _check_drifts(db, newest)
         if task:
             _check_task(db, task, model)
+        columns = [_TABLE.c[name] for name in values]
+        before = db.execute(select(*columns).where(_TABLE.c.name == model)).one()._asdict()
         db.execute(update(_TABLE).where(_TABLE.c.name == model).values(**values))
-        audit.record(db, ctx, actor, "model.policy", model, **values)
+        audit.record(db, ctx, actor, "model.policy", model, before=before, **values)
         changes.note(db, ctx, "model", model)
     return get_model(ctx, model)
 

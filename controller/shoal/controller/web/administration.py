@@ -1,9 +1,8 @@
-"""Administration screens: operations, audit log, settings, join tokens."""
+"""Administration screens: operations, settings, join tokens."""
 
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.access import audit
 from shoal.controller.fleet import join_tokens as tokens
 from shoal.controller.operations import operations
 from shoal.controller.web.screen import (
@@ -51,13 +50,6 @@ def operation_cancel(id: str) -> Response:  # noqa: A002
     """Cancel a queued or running operation."""
     operations.cancel(context(), actor=actor("operator").name, ident=id)
     return redirect(url_for("web.operation", id=id), 303)
-
-
-@blueprint.get("/audit")
-def audit_list() -> str:
-    """The audit log."""
-    entries, page = audit.list_audit(context(), cursor=request.args.get("cursor", ""))
-    return show("audit.html", entries=entries, page=page)
 
 
 @blueprint.get("/settings")

@@ -3,6 +3,7 @@
 from shoal.controller.web import (
     administration,
     alerts,
+    audit,
     baselines,
     datasets,
     deletion,
@@ -26,6 +27,6 @@ __all__ = ["SCREENS", "blueprint"]
 
 #: Modules that hold the screens.
 SCREENS = (
-    administration, alerts, baselines, datasets, deletion, device, drift, fleet, groups, models,
-    notifications, people, rollouts, rounds, runs, session, training, undeployments,
+    administration, alerts, audit, baselines, datasets, deletion, device, drift, fleet, groups,
+    models, notifications, people, rollouts, rounds, runs, session, training, undeployments,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, never colour alone.
 """
 
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -284,6 +285,15 @@ def size(octets: float) -> str:
 
 
 _STEPS = ((60, 1, "s"), (3600, 60, "min"), (86_400, 3600, "h"), (float("inf"), 86_400, "d"))
+
+
+def instant(at: float) -> str:
+    """Date and time in UTC, to the second.
+
+    >>> instant(1_800_000_000)
+    '2027-01-15 08:00:00'
+    """
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def ago(age_s: float) -> str:

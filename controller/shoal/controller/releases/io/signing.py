@@ -14,10 +14,10 @@ Sources: TUF specification 1.0.33, section 5.1 and 6.1 (writing consistent snaps
 import datetime
 import fcntl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
@@ -60,20 +60,33 @@ _S = TypeVar("_S", Root, Snapshot, Targets, Timestamp)
 class Signer:
     """Signs with the keys of the controller in `folder`; safe across threads and processes.
 
+    audit_head   id and hash of the audit log's newest entry, which every timestamp signs
+
     Every method raises SettingError if a key is missing, and StorageError if a write fails.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        audit_head: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
         self.keys = KeyFolder(folder / "keys")
         self.metadata_folder = folder / "repository" / "metadata"
         self._lock = folder / "repository" / ".lock"
         self._director = folder / "repository" / "director"
         self._clock = clock
+        self._audit_head = audit_head
 
     @classmethod
-    def create(cls, folder: Path, clock: Callable[[], float] = time.time) -> Self:
+    def create(
+        cls,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        audit_head: Callable[[], Mapping[str, Any]] = dict,
+    ) -> Self:
         """Make every key and the first metadata; existing ones are kept."""
-        signer = cls(folder, clock)
+        signer = cls(folder, clock, audit_head)
         for made in (signer.metadata_folder, signer._director):
             made.mkdir(parents=True, exist_ok=True)
         with signer._guarded():
@@ -82,9 +95,14 @@ class Signer:
         return signer
 
     @classmethod
-    def open(cls, folder: Path, clock: Callable[[], float] = time.time) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+        audit_head: Callable[[], Mapping[str, Any]] = dict,
+    ) -> Self:
         """The signer of an existing controller; SettingError if there is none."""
-        signer = cls(folder, clock)
+        signer = cls(folder, clock, audit_head)
         if not (signer.metadata_folder / "timestamp.json").exists():
             raise SettingError(f"no release metadata in {folder}", "run: shoal-controller init")
         return signer
@@ -164,6 +182,12 @@ class Signer:
                 self._stamp(snapshot.signed.version, now)
                 renewed.append("timestamp")
             return renewed + self._renew_roots(now)
+
+    def renew_timestamp(self, now: float) -> bytes:
+        """Sign a new timestamp.json, with the head of the audit log as it is now."""
+        with self._guarded():
+            self._stamp(self._current_snapshot().signed.version, now)
+        return self.timestamp
 
     def expiries(self) -> dict[str, float]:
         """When signed metadata expires, Unix seconds: the roots, timestamp, snapshot, targets, and
@@ -328,7 +352,14 @@ class Signer:
     def _stamp(self, snapshot_version: int, now: float) -> None:
         before = self._current_timestamp()
         version = before.signed.version + 1 if before else 1
-        timestamp = Metadata(Timestamp(version=version, snapshot_meta=MetaFile(snapshot_version)))
+        fields = {"shoal": {"audit": dict(head)}} if (head := self._audit_head()) else {}
+        timestamp = Metadata(
+            Timestamp(
+                version=version,
+                snapshot_meta=MetaFile(snapshot_version),
+                unrecognized_fields=fields,
+            )
+        )
         timestamp.signed.expires = _expiry("timestamp", now)
         timestamp.sign(self.keys.get("timestamp"))
         _write(self.metadata_folder / "timestamp.json", timestamp)
