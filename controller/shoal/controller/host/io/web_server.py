@@ -9,6 +9,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 
 from shoal.address import host_port
+from shoal.controller.host.io.request_reader import ReadingWorker
 from shoal.controller.host.io.tls_timeouts import TimeoutSocket
 from shoal.controller.host.settings import Network
 from shoal.errors import SettingError
@@ -42,7 +43,7 @@ def serve(make_app: Callable[[], Any], network: Network, pki: Path) -> None:
 def _options(network: Network, certificate: str, key: str) -> dict[str, Any]:
     return {
         "bind": host_port(network.host, network.port),
-        "worker_class": "gthread",
+        "worker_class": ReadingWorker,
         "workers": 1,
         "threads": THREADS,
         "keepalive": 75,
