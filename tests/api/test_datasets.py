@@ -198,8 +198,15 @@ def test_how_a_table_was_read_and_what_was_left_out_is_in_the_api_and_the_consol
     assert {one["reason"]: one["count"] for one in made["left_out"]} == {
         "not as many values as columns": 1, "label missing": 1
     }  # fmt: skip
+    report = controller.get("/api/v1/datasets/parts@1/report").json
+    assert {f["check"]: (f["count"], f["rows"][:1]) for f in report["findings"]} == {
+        "left out": (1, [41]), "missing": (1, [41]), "duplicates": (38, [3]),
+    }  # fmt: skip
     shown = page(controller, "/datasets/parts@1")
-    for words in ("decimal mark ,", "encoding iso8859-1", "line 44", "label missing", ">38 rows"):
+    for words in (
+        "decimal mark ,", "encoding iso8859-1", "line 44", "label missing", ">38 rows",
+        "Cleaning report", "3, 4, 5, 6, 7",
+    ):  # fmt: skip
         assert words in shown
     assert send(controller, path, label="ok", encoding="latin-1", skip="1").json["version"] == 1
     assert "separator" in refusal(send(controller, path, label="ok", separator="ab"), 422)

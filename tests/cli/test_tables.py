@@ -1,5 +1,7 @@
 """Tables as people have them, by the command line: the page of the documentation as printed."""
 
+import gzip
+import json
 import re
 from pathlib import Path
 
@@ -27,6 +29,13 @@ def test_the_page_on_tables_runs_as_printed(
     shown = shoal(*show.split()[1:]).stdout
     assert "not as many values as columns" in shown
     assert 'thousands "."' in shown
+    zipped, again = blocks("sh")[1].splitlines()
+    Path("export.csv.gz").write_bytes(gzip.compress(Path("export.csv").read_bytes()))
+    assert zipped == "gzip -k export.csv"
+    assert blocks("")[1].strip() in shoal(*again.split()[1:]).stdout
+    found = shoal(*blocks("sh")[2].split()[1:], "--json").stdout
+    assert [one["count"] for one in json.loads(found)["findings"]] == [1]
+    assert "line 51 of the file" in found
     assert "export.csv" in shoal(*re.sub(" --skip 3", "", add).split()[1:]).stderr
     asked = shoal(*re.sub(" --encoding.*", "", add).split()[1:]).stderr
     assert "--encoding cp1252" in asked

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 from rich.console import Group
@@ -151,12 +151,40 @@ def show_dataset(session: Session, ref: str) -> None:
       shoal dataset show parts@2
     """
     found = session.api.get(at("datasets", ref))
-    session.show(found, lambda: _card(found))
+    session.show(found, lambda: Group(_card(found), *_findings(session, found)))
+
+
+@dataset.command("report")
+@click.argument("ref", metavar="NAME[@N]")
+@click.pass_obj
+def report(session: Session, ref: str) -> None:
+    """What in a table may mislead training, with counts, columns and rows.
+
+    Looked for when it is added: columns that give the label away, the same rows in training and
+    test, the same features with another label, markers of missing values (-999), other units, gross
+    errors, text in the wrong encoding, one name spelt in several ways, what is left out, missing,
+    duplicate, constant, and skewed. Those that warn come first, and are on the model card of what
+    is trained on it. Rows are numbered from 1, without the header.
+
+    \b
+    Examples:
+      shoal dataset report parts
+      shoal dataset report parts@2 --json
+    """
+    found = session.api.get(at("datasets", ref, "report"))
+    session.show(found, lambda: Group(*dataset_contents.report(found)))
 
 
 dataset.add_command(
     deletion_of("datasets", "a version of a dataset", "shoal dataset delete stamps@1")
 )
+
+
+def _findings(session: Session, found: JsonObject) -> list[Any]:
+    if found["kind"] != "table":
+        return []
+    made = session.api.get(at("datasets", f"{found['name']}@{found['version']}", "report"))
+    return ["", *dataset_contents.report(made)]
 
 
 def _ref(dataset: JsonObject) -> str:

@@ -125,6 +125,21 @@ def tables(contents: JsonObject) -> list[Any]:
     ]  # fmt: skip
 
 
+def report(found: JsonObject) -> list[Any]:
+    """A cleaning report."""
+    columns: Columns = {
+        "check": lambda f: plain(f"warning: {f['check']}" if f["warns"] else f["check"]),
+        "columns": lambda f: plain(", ".join(f["columns"])),
+        "rows": "count",
+        "such as row": lambda f: plain(", ".join(map(str, f["rows"]))),
+        "what": "what",
+        "what to do": "hint",
+    }
+    clean = f"nothing found in {found['rows']} rows; looked for: {', '.join(found['checks'])}"
+    more = [f"and {found['more']} more"] if found["more"] else []
+    return [table(found["findings"], columns, empty=plain(clean)), *more]
+
+
 def left_out(found: list[JsonObject], what: str) -> Any:
     """What `dataset show` prints of the files or rows that are not in a dataset."""
     columns: Columns = {

@@ -15,7 +15,7 @@ from shoal.controller.api.routing import (
 )
 from shoal.controller.data import adding, csv_detection, datasets
 from shoal.controller.data.adding import Upload
-from shoal.controller.data.records import DatasetVersion
+from shoal.controller.data.records import CleaningReport, DatasetVersion
 
 TAG = "models"
 #: Bytes of an upload: a hundred thousand photographs.
@@ -89,6 +89,12 @@ def add_dataset(call: Call, form: NewDataset, files: Uploads) -> DatasetVersion:
 def get_dataset(call: Call, ref: str) -> DatasetVersion:
     """One version, "name@2", or the newest of "name"."""
     return datasets.get_dataset(call.ctx, ref)
+
+
+@route("GET", "/api/v1/datasets/<ref>/report", role="viewer", tag=TAG)
+def get_report(call: Call, ref: str) -> CleaningReport:
+    """What was looked for in a table, and found: counts, columns, example rows."""
+    return datasets.get_report(call.ctx, ref)
 
 
 @route("GET", "/api/v1/datasets/<ref>/thumbnails/<int:index>", role="viewer", tag=TAG,

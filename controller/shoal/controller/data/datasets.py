@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from msgspec.structs import replace
 from sqlalchemy import ColumnElement, Connection, Row, Text, and_, cast, func, or_, select
 
 from shoal import manifest
 from shoal.controller.access import audit
-from shoal.controller.data import csv_detection, frames, table_files
-from shoal.controller.data.records import TABLE, Column, CsvFormat, DatasetVersion, LeftOut
-from shoal.controller.data.stored_tables import StoredTable, content_sha256, row_hashes
+from shoal.controller.data import cleaning, csv_detection, frames, table_files
+from shoal.controller.data.cleaning import Mask
+from shoal.controller.data.records import (
+    TABLE,
+    CleaningReport,
+    CsvFormat,
+    DatasetVersion,
+    LeftOut,
+)
+from shoal.controller.data.stored_tables import StoredTable, hash_table
 from shoal.controller.host.context import Blob, Context
 from shoal.controller.store import changes, used_versions
 from shoal.controller.store.paging import Orders, has_text, page_of
@@ -30,6 +36,8 @@ _ORDERS: Orders = {
     "size": (dataset.c.size, dataset.c.name, dataset.c.version),
 }
 LIMIT = 1 << 30  # bytes of an uploaded file
+#: Columns of a record; a report is read by itself.
+_FIELDS = [column for column in dataset.c if column.name != "report"]
 
 
 def add_dataset(
@@ -62,22 +70,26 @@ def add_dataset(
     """
     check_name(name)
     parents = [get_dataset(ctx, parent).ref for parent in parents]
-    folder = ctx.folder / "uploads"  # which is emptied at a start
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".parquet") as file:
+    with tempfile.NamedTemporaryFile(dir=_uploads(ctx), suffix=".parquet") as file:
         target = Path(file.name)
         reading = table_files.store_table(path, filename, csv or csv_detection.wanted(), target)
         with StoredTable(target) as table:
             columns = frames.describe(
                 table, label=label, site=site, split=split, drop=drop, unlabelled=unlabelled
             )
+            features = [c.name for c in columns if c.role == "feature"]
+            hashes = hash_table(table, features)
+            unused = frames.left_out(table, columns)
+            left_out = _left_out(unused, reading)
+            report = cleaning.examine(table, columns, hashes, left_out, unused)
             values = {
                 "rows": len(table), "columns": msgspec.to_builtins(columns), "label": label,
                 "site": site, "split": split, "sites": _sites(table, site), "how": how,
                 "csv": msgspec.to_builtins(reading.how),
-                "left_out": msgspec.to_builtins(_left_out(table, columns, reading)),
-                "duplicates": len(table) - len(np.unique(row_hashes(table))),
-                "content_sha256": content_sha256(table),
+                "left_out": msgspec.to_builtins(left_out),
+                "duplicates": int(cleaning.duplicates_of(hashes.rows).sum()),
+                "content_sha256": hashes.content,
+                "report": msgspec.to_builtins(report),
             }  # fmt: skip
         if found := _first_of_file(ctx, name, path, values):
             return replace(found, same_as=found.ref)
@@ -106,6 +118,7 @@ def register(
     """
     none: dict[str, Any] = {
         "contents": None, "csv": None, "left_out": [], "duplicates": 0, "content_sha256": "",
+        "report": None,
     }  # fmt: skip
     values = {"kind": TABLE, **none} | dict(values)
     with ctx.store.write() as db:
@@ -129,7 +142,7 @@ def register(
 
 def list_datasets(ctx: Context) -> list[DatasetVersion]:
     """Every version, newest first."""
-    newest = select(dataset).order_by(dataset.c.created_at.desc(), dataset.c.version.desc())
+    newest = select(*_FIELDS).order_by(dataset.c.created_at.desc(), dataset.c.version.desc())
     with ctx.store.read() as db:
         return [_record(row) for row in db.execute(newest)]
 
@@ -153,7 +166,7 @@ def page(
     wanted = [mine.kind == kind] if kind else []
     ref = mine.name + "@" + cast(mine.version, Text)
     wanted += has_text(q, ref, mine.label, mine.created_by)
-    query = select(dataset).where(*wanted)
+    query = select(*_FIELDS).where(*wanted)
     with ctx.store.read() as db:
         rows, made = page_of(db, query, _ORDERS, sort=sort, cursor=cursor, limit=limit)
     return [_record(row) for row in rows], made
@@ -167,7 +180,7 @@ def list_labelled_tables(ctx: Context) -> list[DatasetVersion]:
 def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
     """ "name@version", or "name" for its newest version; AbsentError if it does not exist."""
     name, at, version = ref.partition("@")
-    query = select(dataset).where(dataset.c.name == name).order_by(dataset.c.version.desc())
+    query = select(*_FIELDS).where(dataset.c.name == name).order_by(dataset.c.version.desc())
     if at:
         if not manifest.is_version(version):
             raise SettingError(
@@ -179,6 +192,45 @@ def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
     if row is None:
         raise AbsentError("dataset", ref, "list them: shoal dataset list")
     return _record(row)
+
+
+def get_report(ctx: Context, ref: str) -> CleaningReport:
+    """What was found in a table when it was added, or now, for one from before it was looked for.
+
+    DatasetError for items, AbsentError as get_dataset.
+    """
+    version = get_dataset(ctx, ref)
+    if version.kind != TABLE:
+        raise DatasetError(
+            f"{version.ref} is a dataset of {version.kind}, not a table of rows",
+            f"what was left out of it: shoal dataset show {version.ref}",
+        )
+    this = (dataset.c.name == version.name) & (dataset.c.version == version.version)
+    with ctx.store.read() as db:
+        kept = db.scalar(select(dataset.c.report).where(this))
+    if kept is not None:
+        return msgspec.convert(kept, CleaningReport)
+    report = _examine_again(ctx, version)
+    with ctx.store.write() as db:
+        db.execute(dataset.update().where(this).values(report=msgspec.to_builtins(report)))
+    return report
+
+
+def _examine_again(ctx: Context, version: DatasetVersion) -> CleaningReport:
+    how = version.csv or csv_detection.wanted()
+    with tempfile.NamedTemporaryFile(dir=_uploads(ctx), suffix=".parquet") as file:
+        target, path = Path(file.name), ctx.blobs.path(version.sha256)
+        table_files.store_table(path, version.ref, replace(how, thousands="", uneven=0), target)
+        with StoredTable(target) as table:
+            hashes = hash_table(table, frames.features_of(version))
+            unused = frames.left_out(table, version.columns)
+            return cleaning.examine(table, version.columns, hashes, version.left_out, unused)
+
+
+def _uploads(ctx: Context) -> Path:
+    folder = ctx.folder / "uploads"  # which is emptied at a start
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def get_labelled_table(ctx: Context, ref: str) -> DatasetVersion:
@@ -226,7 +278,7 @@ def _latest(db: Connection, name: str) -> int:
 def _same(
     db: Connection, name: str, content: str, alike: Mapping[str, Any]
 ) -> DatasetVersion | None:
-    query = select(dataset).where(dataset.c.name == name, _holds(content))
+    query = select(*_FIELDS).where(dataset.c.name == name, _holds(content))
     for row in db.execute(query):
         # Nothing is kept of how the oldest versions were read.
         if all(row._mapping[column] in (value, None) for column, value in alike.items()):
@@ -262,11 +314,10 @@ def _first_of_file(
         return _same(db, name, sha256, {key: values[key] for key in ("columns", "csv")})
 
 
-def _left_out(
-    table: StoredTable, columns: Sequence[Column], reading: table_files.Reading
-) -> list[LeftOut]:
-    found = frames.left_out(table, columns).items()
-    counts = [LeftOut(reason=why, count=int(rows.sum())) for why, rows in found if rows.any()]
+def _left_out(unused: Mapping[str, Mask], reading: table_files.Reading) -> list[LeftOut]:
+    counts = [
+        LeftOut(reason=why, count=int(rows.sum())) for why, rows in unused.items() if rows.any()
+    ]
     return reading.left_out + counts
 
 

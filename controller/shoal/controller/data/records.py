@@ -43,6 +43,38 @@ class LeftOut(Record, frozen=True, kw_only=True):
     names: list[str] = []
 
 
+class Finding(Record, frozen=True, kw_only=True):
+    """Something in a table that may mislead training.
+
+    check    of cleaning.CHECKS
+    warns    metrics or the model are likely wrong because of it
+    columns  that it is about; [] for whole rows
+    count    rows; rows: numbers of the first of them, from 1, as they are stored
+    what, hint   in words: what was found, and what to do
+    """
+
+    check: str
+    warns: bool
+    columns: list[str]
+    count: int
+    rows: list[int]
+    what: str
+    hint: str = ""
+
+
+class CleaningReport(Record, frozen=True, kw_only=True):
+    """What was looked for in a table, and found; those that warn first.
+
+    rows     of the table; checks: names of all that was looked for
+    more     findings beyond those listed
+    """
+
+    rows: int
+    checks: list[str]
+    findings: list[Finding]
+    more: int = 0
+
+
 class InputSummary(Record, frozen=True, kw_only=True):
     """An array of each item. low, high: least and most of each axis; datatype as of OIP v2."""
 

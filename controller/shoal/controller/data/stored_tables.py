@@ -1,10 +1,10 @@
 """Tables as they are stored: typed Parquet, written in batches and read a column at a time."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -132,34 +132,40 @@ class StoredTable:
         return self._file.read(use_threads=False).take(list(numbers)).to_pylist()
 
 
-def content_sha256(table: StoredTable) -> str:
-    """SHA-256 of names, types and values, whatever wrote the file, and in whatever parts."""
+class Hashes(NamedTuple):
+    """Hashes of a table.
+
+    content   SHA-256 of names, types and values, whatever wrote the file, and in whatever parts
+    rows      64-bit hash of each row, shape (n,): 1 and 1.0 are the same, and so are missing and
+              NaN; the order of the columns does not count
+    some      the same of some of the columns alone
+
+    Two of 5 million different rows have the same hash with a probability of 1 in a million; it is
+    no protection against rows that are made to.
+    """
+
+    content: str
+    rows: npt.NDArray[np.uint64]
+    some: npt.NDArray[np.uint64]
+
+
+def hash_table(table: StoredTable, some: Collection[str] = ()) -> Hashes:
+    """Hash the columns, each read once. some: names of columns that are hashed apart, too."""
     whole = hashlib.sha256()
+    chosen, others = np.zeros((2, len(table)), np.uint64)
     for name in table.columns:
+        salt = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], "<u8")[0]
         missing, values, lengths = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        sums, start = chosen if name in some else others, 0
         for part in table.parts(name):
             missing.update(part.is_null().to_numpy(zero_copy_only=False).tobytes())
             _hash_values(part, values, lengths)
+            sums[start : start + len(part)] += _mixed(_bits(part) ^ salt)
+            start += len(part)
         whole.update(f"{len(name)}:{name}:{table.type_of(name)}:".encode())
         for one in (missing, values, lengths):
             whole.update(one.digest())
-    return whole.hexdigest()
-
-
-def row_hashes(table: StoredTable, columns: Sequence[str] | None = None) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of each row, shape (n,): 1 and 1.0 are the same, and so are missing and NaN.
-
-    The order of the columns does not count. Two of 5 million different rows have the same hash
-    with a probability of 1 in a million; it is no protection against rows that are made to.
-    """
-    sums = np.zeros(len(table), np.uint64)
-    for name in table.columns if columns is None else columns:
-        salt = np.frombuffer(hashlib.sha256(name.encode()).digest()[:8], "<u8")[0]
-        start = 0
-        for part in table.parts(name):
-            sums[start : start + len(part)] += _mixed(_bits(part) ^ salt)
-            start += len(part)
-    return sums
+    return Hashes(whole.hexdigest(), chosen + others, chosen)
 
 
 def _array(values: "pd.Series", kind: str) -> "pa.Array":

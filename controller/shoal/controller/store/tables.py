@@ -181,6 +181,7 @@ dataset = Table(
     Column("left_out", JSON, server_default="[]", nullable=False),
     count("duplicates"),
     text("content_sha256"),
+    Column("report", JSON(none_as_null=True), nullable=True),
 )
 operation = Table(
     "operation",

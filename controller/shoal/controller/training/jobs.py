@@ -47,6 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     variants    further imported variants by name; measured, not trusted
     labels      class names by output column, for an imported model
     data        files that `onnx` keeps weights in, by the names that it calls them
+    found       in the dataset's cleaning report, a sentence for each that warns
     checkpoint  replaces the parameters in `onnx`; None to keep them
     script      leaves the model, for the estimator "script"; limits: what it may take
     """
@@ -56,6 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     table: Path
     estimator: str = "mlp"
     params: dict[str, Any] = {}
+    found: list[str] = []
     onnx: Path | None = None
     variants: dict[str, Path] = {}
     labels: list[str] = []

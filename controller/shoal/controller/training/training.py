@@ -303,6 +303,7 @@ def _job(ctx: Context, operation: Operation) -> Job:
         onnx=ctx.blobs.path(onnx) if onnx else None,
         variants={k: ctx.blobs.path(v) for k, v in params.get("variants", {}).items()},
         data=_data(ctx, params),
+        found=_found(ctx, version),
         labels=params.get("labels", []),
         checkpoint=_checkpoint(ctx, params.get("checkpoint")),
         script=_script(ctx, params.get("script", "")),
@@ -312,6 +313,15 @@ def _job(ctx: Context, operation: Operation) -> Job:
             file_mb=allowed.script_file_mb,
         ),
     )
+
+
+def _found(ctx: Context, version: DatasetVersion) -> list[str]:
+    """For the model card. Leaks are looked for again, in the rows that are trained on."""
+    found = [f for f in datasets.get_report(ctx, version.ref).findings if f.warns]
+    return [
+        f"warning: {version.ref}: {', '.join(f.columns)}: {f.count} rows: {f.what}"
+        for f in found if f.check != "leak"
+    ]  # fmt: skip
 
 
 def _script(ctx: Context, sha256: str) -> Path | None:

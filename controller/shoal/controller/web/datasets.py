@@ -7,6 +7,7 @@ from werkzeug.wrappers import Response
 
 from shoal.controller.data import adding, csv_detection, datasets
 from shoal.controller.data.adding import Upload
+from shoal.controller.data.records import TABLE
 from shoal.controller.store.records import Page
 from shoal.controller.web.screen import actor, asked, blueprint, context, pack_items, show
 from shoal.errors import InputError
@@ -61,12 +62,13 @@ def dataset_one(ref: str) -> str:
     ctx = context()
     found = datasets.get_dataset(ctx, ref)
     pictures, page = [], Page()
+    report = datasets.get_report(ctx, found.ref) if found.kind == TABLE else None
     if found.kind == "images":
         first = _number(request.args.get("cursor", "0"), "cursor")
         pictures = adding.pictures(ctx, found, first, SHOWN)
         more = first + len(pictures)
         page = Page(next=str(more) if more < found.rows else "", total=found.rows)
-    return show("dataset.html", dataset=found, pictures=pictures, page=page)
+    return show("dataset.html", dataset=found, pictures=pictures, page=page, report=report)
 
 
 @blueprint.get("/datasets/<ref>/thumbnails/<int:index>")

@@ -175,7 +175,7 @@ def _why_refused(
 
 
 def _notes(job: Job, params: Params, data: Data, built: Variants) -> list[str]:
-    notes = [*built.notes]
+    notes = [*built.notes, *job.found]
     if params.sites:
         notes.append(f"trained on site {', '.join(params.sites)} only")
     return notes + _rows_left_out(job.dataset, data)
