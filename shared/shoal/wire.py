@@ -129,6 +129,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     clock_synced  False when the clock is known to be wrong: behind signed times, or skewed
     clock         skew at the end of the window, where known
+    memory_free_mb  memory that may still be used: of the machine, or of the service where it is
+                  limited, whichever is less
+    outbox        messages that waited to be acknowledged when the window ended
     """
 
     rss_mb: float = -1
@@ -138,6 +141,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     throttled: bool = False
     clock_synced: bool = True
     clock: Skew | msgspec.UnsetType = msgspec.UNSET
+    memory_free_mb: float | msgspec.UnsetType = msgspec.UNSET
+    outbox: Count | msgspec.UnsetType = msgspec.UNSET
 
 
 class WindowReport(Upward, frozen=True, kw_only=True, tag="window"):

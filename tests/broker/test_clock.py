@@ -16,7 +16,7 @@ from controllers import make_context
 from ports import free_port
 from real_agents import Process, enrol
 from shoal import topics, wire
-from shoal.controller.fleet import clock_skew, devices
+from shoal.controller.fleet import devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.store import tables
@@ -66,7 +66,6 @@ def test_a_wrong_clock_is_reported_to_the_technician_and_to_the_operator(tmp_pat
         assert "the clock is 93 s ahead of the controller's" in shown.stdout
         data = json.loads(subprocess.run([*status, "--json"], capture_output=True).stdout)
         assert data["clock"]["skew_s"] == pytest.approx(BEHIND_S, abs=2)
-        clock_skew.update_alerts(ctx)
         with ctx.store.read() as db:
             (alert,) = db.execute(tables.alert.select()).all()
         assert "cam-1 by +93 s" in alert.detail

@@ -18,8 +18,7 @@ from shoal.controller.alerts.records import Draft
 from shoal.controller.conditions import drafts
 from shoal.controller.conditions.health import KIND_OF
 from shoal.controller.federated.planning import scheduling
-from shoal.controller.fleet import clock_skew, duplicate_devices
-from shoal.controller.fleet.clock_skew import DeviceClock
+from shoal.controller.fleet import duplicate_devices
 from shoal.controller.host.settings import Settings
 from shoal.controller.ingest import flooding
 from shoal.controller.monitoring import findings, triggers
@@ -43,9 +42,9 @@ SITES = ("north", "", "hall 2; east")
 _COMMAND = re.compile(r"shoal(?:-agent|-controller)?(?: (?!or )(?:'[^']*'|[^\s';,.)]|\.(?=\S))+)+")
 #: Where drafts are made: file -> function.
 _MADE = {
+    "conditions/clocks.py": "_draft",
     "conditions/drafts.py": "_draft",
     "federated/planning/scheduling.py": "stopped_draft",
-    "fleet/clock_skew.py": "alert_draft",
     "fleet/duplicate_devices.py": "alert_draft",
     "ingest/flooding.py": "alert_draft",
     "monitoring/findings.py": "alert_draft",
@@ -109,7 +108,7 @@ def every_draft(store: Store) -> Iterator[Draft]:
     """Alerts of every kind and wording, of devices and sites with awkward names among them."""
     settings = Settings()
     ctx: Any = SimpleNamespace(settings=settings, clock=lambda: NOW)
-    kinds = {*drafts.WORDS, *KIND_OF.values(), "fault", "offline"}
+    kinds = {*drafts.WORDS, *KIND_OF.values(), "fault", "offline", "clock"}
     with store.read() as db:
         for kind in sorted(kinds):
             for s, site in enumerate(SITES):
@@ -126,13 +125,10 @@ def every_draft(store: Store) -> Iterator[Draft]:
         since_s=0.0, timings_us={},
     )  # fmt: skip
     flood = {"device": "cam-1", "messages": 9, "bytes": 9, "cut_until": NOW + 9, "cuts": 1}
-    clock = DeviceClock("cam-1", 900.0, 1.0)
     for site in SITES:
         yield duplicate_devices.alert_draft("cam-1", site, "Two sessions.")
         yield served_files.alert_draft("cam-1", site, [installed])
         yield flooding.alert_draft(ctx, flood, site)
-        yield clock_skew.alert_draft(site, [clock], 1, 30.0)
-        yield clock_skew.alert_draft(site, [clock, clock], 2, 30.0)
     for failed in (True, False):
         yield stepper.stalled_draft("r-1", "m@2", "cam-1 failed", failed=failed)
     for cause in (*unreached.STEPS, "golden-mismatch"):

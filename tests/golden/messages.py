@@ -117,6 +117,16 @@ MESSAGES: dict[str, wire.Message] = {
             clock_synced=False,
         ),
     ),
+    "window.memory.v1": wire.WindowReport(
+        **SENDER,
+        model="lot-codes",
+        release="lot-codes@4",
+        reference="2f",
+        window_start_s=1_800_000_000.0,
+        window_s=60.0,
+        rows=0,
+        health=wire.Health(memory_free_mb=212.5, outbox=7),
+    ),
     "update.v1": wire.UpdateEvent(
         **SENDER,
         model="lot-codes",

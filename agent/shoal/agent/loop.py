@@ -367,6 +367,7 @@ class Agent:
             clock_synced=self.clock.synced,
             clock=self.clock.skew or msgspec.UNSET,
             throttled=found.throttled or self.throttling.is_active,
+            outbox=self.reporter.waiting,
         )
 
     def _model_status(self, record: Record) -> ModelStatus:

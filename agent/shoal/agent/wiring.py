@@ -160,7 +160,7 @@ def build_host(folder: Path, spawn: Callable[[Callable[[], None]], None]) -> Hos
         random=random.SystemRandom(),
         spawn=spawn,
         lock=threading.Lock,
-        health=health.HealthSampler(folder, time.monotonic, load),
+        health=health.HealthSampler(folder, time.monotonic, load, MemoryHeadroom()),
         load=load,
         disciplined=_TIMESYNC.exists,
     )

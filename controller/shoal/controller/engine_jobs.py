@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 from shoal.controller.alerts import members, upkeep
-from shoal.controller.conditions import certificates, drafts, offline
+from shoal.controller.conditions import certificates, clocks, drafts, offline
 from shoal.controller.deletion import deletion, unused_files
 from shoal.controller.engine import Engine, Periodic
 from shoal.controller.federated.checkpoints import promotion, retention
 from shoal.controller.federated.planning import drift_trigger
-from shoal.controller.fleet import clock_skew, devices, duplicate_devices
+from shoal.controller.fleet import devices, duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest import flooding
 from shoal.controller.monitoring import (
@@ -97,7 +97,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("notifications", 2.0, lambda: outbox.collect(ctx)),
         Periodic("deliveries", 2.0, sender.Sender(ctx).step, own_thread=True),
         *_heartbeat(ctx),
-        Periodic("clock skew", 15.0, lambda: clock_skew.update_alerts(ctx)),
+        Periodic("clocks", 86_400.0, lambda: clocks.look_again(ctx, drafts.draft)),
         Periodic("flood alerts", 60.0, lambda: flooding.close_alerts(ctx)),
         Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
         Periodic("assignment renewal", 600.0, lambda: assignments.renew(ctx)),

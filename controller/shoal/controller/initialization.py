@@ -115,6 +115,7 @@ offline_per_day = {alerts.offline_per_day}    # false offline alerts that the wh
 offline_most_s = {alerts.offline_most_s}  # silent for longer is offline, whatever the rhythm
 certificate_s = {alerts.certificate_s}  # a certificate that ends sooner raises an alert
 disk_free_mb = {alerts.disk_free_mb}     # less free disk raises one
+memory_free_mb = {alerts.memory_free_mb}    # less memory that may still be used raises one
 temperature_c = {alerts.temperature_c}     # more heat raises one
 # seconds after which an alert of a severity that nobody took escalates; 0 for never
 escalate_s = {_table(alerts.escalate_s)}

@@ -8,6 +8,7 @@ from fakes import memory_folder
 from fleet import Fleet
 from shoal.controller.alerts import listing, members
 from shoal.controller.conditions import drafts, health
+from shoal.controller.conditions.clocks import DeviceClock
 from shoal.controller.conditions.device_watch import BatchWatch
 from shoal.controller.host.windows import NewWindow
 from shoal.controller.store import alert_tables
@@ -36,12 +37,14 @@ def fault(device, cause, severity="warning", detail=""):
     return {"device": device, "kind": "fault", "state": severity, "cause": cause, "detail": detail}
 
 
-def arrive(fleet, *windows, faults=(), seconds=60.0):
+def arrive(fleet, *windows, faults=(), seconds=60.0, clock_reports=()):
     """A batch; then time passes, and what is due is done."""
     names = {w.device for w in windows} | {f["device"] for f in faults}
     devices = {n: Known(n, "north", fleet.clock() - 60) for n in names}
     with fleet.ctx.store.write() as db:
-        BatchWatch(db, fleet.ctx, devices, fleet.clock()).note(names, windows, faults)
+        BatchWatch(db, fleet.ctx, devices, fleet.clock()).note(
+            names, windows, faults, clock_reports
+        )
     end = fleet.clock.now + seconds
     while fleet.clock.now < end:
         fleet.clock.now += min(60.0, end - fleet.clock.now)
@@ -60,6 +63,7 @@ def closed(fleet, kind):
     ("kind", "bad", "still", "well"),
     [
         ("disk", {"disk_free_mb": 40}, {"disk_free_mb": 150}, {"disk_free_mb": 500}),
+        ("memory", {"memory_free_mb": 12}, {"memory_free_mb": 50}, {"memory_free_mb": 90}),
         ("temperature", {"temp_c": 91}, {"temp_c": 82}, {"temp_c": 70}),
         ("temperature", {"temp_c": 50, "throttled": True}, {"temp_c": 83}, {"temp_c": 60}),
     ],
@@ -168,7 +172,7 @@ def test_what_only_informs_is_no_alert(fleet):
 
 def test_an_outbox_that_overflows_is_an_alert(fleet):
     arrive(fleet, window(fleet, merged=4))
-    assert [a.title for a in unresolved(fleet)] == ["The outbox of cam-1 overflows"]
+    assert [a.title for a in unresolved(fleet)] == ["The outbox of cam-1 grows or overflows"]
 
 
 def test_old_windows_after_an_outage_say_nothing_of_the_machine_now(fleet):
@@ -195,3 +199,36 @@ HOSTILE = [
 @pytest.mark.parametrize("values", HOSTILE)
 def test_whatever_a_device_claims_its_windows_are_taken(fleet, values):
     arrive(fleet, window(fleet, health=values, errors=2**60, rows=2**53, labelled=1, correct=99))
+
+
+@pytest.mark.parametrize(("waits", "raised"), [((90, 120, 150), 1), ((900, 500, 90), 0)])
+def test_an_outbox_that_grows_raises_an_alert_and_one_that_empties_after_an_outage_none(
+    fleet, waits, raised
+):
+    for waiting in waits:
+        for _ in range(3):
+            arrive(fleet, window(fleet, health={"outbox": waiting}), seconds=630)
+    found = unresolved(fleet, "outbox")
+    assert len(found) == raised
+    if raised:
+        assert "messages wait" in found[0].detail
+        assert "grows" in found[0].title
+        arrive(fleet, window(fleet, health={"outbox": 3}))
+        assert closed(fleet, "outbox")
+
+
+def test_what_waits_of_an_hour_ago_is_no_backlog_of_now(fleet):
+    for waiting in (100, 300, 500):
+        old = window(fleet, start_at=fleet.clock() - 3_600, health={"outbox": waiting})
+        arrive(fleet, old, seconds=2_000)
+    assert unresolved(fleet, "outbox") == []
+
+
+def test_a_clock_fault_of_a_device_whose_clock_is_known_to_be_wrong_is_not_a_second_alert(fleet):
+    clock = DeviceClock("cam-1", 3 * 86_400.0, 1.0)
+    arrive(fleet, window(fleet), faults=[fault("cam-1", "clock")], clock_reports=[clock])
+    arrive(fleet, window(fleet), faults=[fault("cam-1", "clock")])
+    [alert] = unresolved(fleet)
+    assert (alert.kind, alert.members) == ("clock", 1)
+    arrive(fleet, window(fleet), clock_reports=[clock._replace(skew_s=0.0)])
+    assert closed(fleet, "clock")

@@ -9,7 +9,9 @@ from fleet import MODEL, Fleet
 from shoal import wire
 from shoal.agent.status import text
 from shoal.controller.alerts import alerts
-from shoal.controller.fleet import clock_skew, devices
+from shoal.controller.alerts.records import Draft
+from shoal.controller.conditions import clocks, drafts
+from shoal.controller.fleet import devices
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.monitoring import window_validation
 from shoal.controller.store import drift_tables, rollout_tables, tables
@@ -140,12 +142,21 @@ def test_when_every_clock_of_a_site_is_off_the_controllers_own_is_suspected(flee
         fleet.station(name, start=False)
     with fleet.ctx.store.write() as db:
         db.execute(tables.device.update().values(clock_skew_s=400.0, clock_error_s=0.1))
-    clock_skew.update_alerts(fleet.ctx)
+    clocks.look_again(fleet.ctx, drafts.draft)
     (alert,) = standing_alerts(fleet)
     assert "this controller's own clock" in alert.next_step
-    clock_skew.update_alerts(fleet.ctx)
+    clocks.look_again(fleet.ctx, drafts.draft)
     (again,) = standing_alerts(fleet)
     assert again.findings == alert.findings, "an unchanged alert is not raised again"
+
+
+def test_an_alert_that_an_earlier_version_raised_about_clocks_ends_when_they_are_right(fleet):
+    fleet.station("cam-1", start=False)
+    old = Draft("clock/plant", "device", "warning", "Clocks at plant are wrong", "", "")
+    with fleet.ctx.store.write() as db:
+        alerts.raise_alert(db, fleet.ctx, old)
+    clocks.look_again(fleet.ctx, drafts.draft)
+    assert standing_alerts(fleet) == []
 
 
 def test_one_clock_ahead_closes_no_bucket_of_its_site_early(fleet):

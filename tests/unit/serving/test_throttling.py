@@ -321,6 +321,11 @@ def test_vcgencmd_is_run_where_the_kernel_has_no_file_and_not_too_often(
 
 
 def test_health_has_the_memory_of_this_process(tmp_path: Path) -> None:
-    health = HealthSampler(tmp_path, lambda: 1.0, lambda: Load(temp_c=51.26, throttled=True))()
+    load = Load(temp_c=51.26, throttled=True)
+    free = iter((812.34, 0.0))
+    sample = HealthSampler(tmp_path, lambda: 1.0, lambda: load, lambda: next(free))
+    health = sample()
     assert health.rss_mb > 10
     assert (health.temp_c, health.throttled) == (51.3, True)
+    assert health.memory_free_mb == 812.3
+    assert sample().memory_free_mb is msgspec.UNSET, "0 is unknown"

@@ -15,8 +15,8 @@ PENDING, STANDING = "pending", "standing"
 class Alert(Record, frozen=True, kw_only=True):
     """Findings or failures that need a person's attention, grouped by cause.
 
-    kind      "drift", "rollout", "task" (federated: its rounds, or a quarantine), "device" (clocks,
-              duplicates), or what devices show: see docs/alerts.md
+    kind      "drift", "rollout", "task" (federated: its rounds, or a quarantine), "device"
+              (duplicates), or what devices show: see docs/alerts.md
     state     open, acknowledged, snoozed (until snoozed_until, by a person or a silence), closed
     next_step what to do, one sentence
     members   devices that it stands for, where it is about devices: GET /alerts/ID/members

@@ -8,7 +8,8 @@ from sqlalchemy import Connection, delete
 
 from shoal.controller.alerts import members
 from shoal.controller.alerts.members import Key, Sign
-from shoal.controller.conditions import answers, health, offline
+from shoal.controller.conditions import answers, clocks, health, offline, outboxes
+from shoal.controller.conditions.clocks import DeviceClock
 from shoal.controller.conditions.drafts import draft
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import NewWindow
@@ -37,21 +38,26 @@ class BatchWatch:
     ) -> None:
         self.db, self.ctx, self.devices, self.now = db, ctx, devices, now
         self._dirty: set[str] = set()
+        self._wrong: set[str] = set()
 
     def note(
         self,
         spoke: set[str],
         windows: Sequence[NewWindow],
         events: Sequence[Mapping[str, Any]],
+        clock_reports: Sequence[DeviceClock] = (),
     ) -> None:
-        """Learn from devices that spoke, their new windows and events; raise and end alerts.
+        """Learn from devices that spoke, their new windows, events and clocks; raise and end
+        alerts.
 
         A rule that fails is logged and costs neither telemetry nor the other rules.
         """
         heard = {n: (self.devices[n].seen_at, self.devices[n].site) for n in spoke}
         known = members.of_devices(self.db, spoke)
         self._guarded(lambda: offline.spoke(self.db, self.ctx, heard, self.now))
+        self._guarded(lambda: self._clocks(clock_reports, known))
         self._guarded(lambda: self._levels(windows, known))
+        self._guarded(lambda: self._outboxes(windows, known))
         self._guarded(lambda: self._answers(windows, known))
         self._guarded(lambda: self._faults(windows, events, known))
         members.refresh(self.db, self.ctx, self._dirty, draft)
@@ -81,6 +87,11 @@ class BatchWatch:
         well = (key for key, (_, one) in found.items() if not one.bad)
         return self._store(signs, [key for key in well if self._measured(known, key)], known)
 
+    def _outboxes(self, windows: Sequence[NewWindow], known: Mapping[Key, Any]) -> set[str]:
+        fresh = [w for w in windows if w.start_at + w.window_s >= self.now - STALE_S]
+        signs, well = outboxes.note(self.db, fresh, known, self.now)
+        return self._store(signs, [key for key in well if self._measured(known, key)], known)
+
     def _measured(self, known: Mapping[Key, Any], key: Key) -> bool:
         """Whether a condition came from a measured level: a fault ends by itself."""
         return key in known and not known[key].calm_s
@@ -89,6 +100,12 @@ class BatchWatch:
         signs, over = answers.note(self.db, windows, known)
         return self._store(signs, over, known)
 
+    def _clocks(self, reports: Sequence[DeviceClock], known: Mapping[Key, Any]) -> set[str]:
+        sites = [(one, self.devices[one.device].site) for one in reports]
+        signs, right = clocks.signs_of(sites, self.ctx.settings.fleet.clock_skew_s)
+        self._wrong = {sign.device for sign in signs}
+        return self._store(signs, right, known)
+
     def _faults(
         self,
         windows: Sequence[NewWindow],
@@ -96,7 +113,12 @@ class BatchWatch:
         known: Mapping[Key, Any],
     ) -> set[str]:
         found = [health.of_merged(w) for w in windows]
-        found += [health.of_event(one, self.devices[one["device"]].site) for one in events]
+        wrong = self._wrong | {device for device, kind, _ in known if kind == clocks.KIND}
+        found += [
+            health.of_event(one, self.devices[one["device"]].site)
+            for one in events
+            if one["cause"] != clocks.KIND or one["device"] not in wrong  # it has its alert
+        ]
         return self._store([sign for sign in found if sign is not None], [], known)
 
     def _store(

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from shoal.controller.alerts.members import Group
 from shoal.controller.alerts.records import Draft, listed
+from shoal.controller.conditions import clocks
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import device
 
@@ -56,9 +57,15 @@ WORDS = {
         "{count} devices at {site} are short of memory or CPU, and serve less",
         "Stop what else runs on it, or give it a smaller variant. See: shoal device show {device}",
     ),
+    "memory": Words(
+        "{device} is short of memory",
+        "{count} devices at {site} are short of memory",
+        "Stop what else runs on it, or give it a smaller variant: without memory its system ends "
+        "programs. See: shoal device show {device}",
+    ),
     "outbox": Words(
-        "The outbox of {device} overflows",
-        "Outboxes of {count} devices at {site} overflow",
+        "The outbox of {device} grows or overflows",
+        "Outboxes of {count} devices at {site} grow or overflow",
         "It makes more than its link carries: check the link, or raise [fleet] window_s in "
         "controller.toml. See: shoal device show {device}",
     ),
@@ -114,6 +121,8 @@ def draft(db: Connection, ctx: Context, group: Group) -> Draft:
     """The alert of a group of devices."""
     if group.kind == "offline":
         return _offline(db, ctx, group)
+    if group.kind == clocks.KIND:
+        return clocks.alert_draft(db, ctx, group)
     return _draft(group, WORDS.get(group.kind, OTHER))
 
 

@@ -53,6 +53,9 @@ def of_window(window: NewWindow, limits: Alerts, is_standing: Callable[[str], bo
         hot = temperature > bound or bool(health.get("throttled"))
         slowed = ", slowed down by its firmware" if health.get("throttled") else ""
         found.append(Level("temperature", hot, f"{temperature:.0f} °C{slowed}"))
+    if (memory := _number(health, "memory_free_mb")) >= 0:
+        bound = limits.memory_free_mb * (_FREER if is_standing("memory") else 1)
+        found.append(Level("memory", memory < bound, f"{memory:.0f} MB may still be used"))
     return found
 
 

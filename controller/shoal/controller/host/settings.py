@@ -96,6 +96,7 @@ class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     offline_most_s   a device that is silent for longer is offline, whatever its rhythm
     certificate_s    a certificate that ends within so many seconds raises an alert
     disk_free_mb     less free disk raises one
+    memory_free_mb   less memory that may still be used raises one
     temperature_c    more heat raises one
     escalate_s       severity -> seconds after which an alert that nobody took escalates; 0: never
     notify_private   channels and the heartbeat may go to private and loopback addresses
@@ -108,6 +109,7 @@ class Alerts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     offline_most_s: Annotated[float, msgspec.Meta(ge=600)] = 7 * 86_400.0
     certificate_s: Annotated[float, msgspec.Meta(ge=0)] = 21 * 86_400.0
     disk_free_mb: Annotated[float, msgspec.Meta(ge=0)] = 100.0
+    memory_free_mb: Annotated[float, msgspec.Meta(ge=0)] = 32.0
     temperature_c: Annotated[float, msgspec.Meta(ge=0)] = 85.0
     escalate_s: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = msgspec.field(
         default_factory=lambda: {"critical": 3_600.0}

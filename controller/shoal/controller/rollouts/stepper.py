@@ -14,7 +14,8 @@ from sqlalchemy import Connection, Row, select, update
 
 from shoal.controller.alerts import alerts
 from shoal.controller.alerts.records import Draft
-from shoal.controller.fleet.clock_skew import DeviceClock, describe_clock, is_wrong
+from shoal.controller.conditions.clocks import DeviceClock, is_wrong
+from shoal.controller.fleet.clock_skew import describe_clock
 from shoal.controller.host.context import Context
 from shoal.controller.rollouts import (
     assignments,

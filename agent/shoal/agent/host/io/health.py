@@ -5,6 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from shoal.agent.host.io.pressure import opened, read
 from shoal.agent.host.ports import Load
 from shoal.wire import Health
@@ -18,12 +20,17 @@ class HealthSampler:
 
     disk   a folder on the disk to measure
     load   temperature and throttling by the firmware
+    memory MB that may still be used, 0 where it is unknown: pressure.MemoryHeadroom
     """
 
     def __init__(
-        self, disk: Path, monotonic: Callable[[], float], load: Callable[[], Load]
+        self,
+        disk: Path,
+        monotonic: Callable[[], float],
+        load: Callable[[], Load],
+        memory: Callable[[], float],
     ) -> None:
-        self._disk, self._monotonic, self._load = disk, monotonic, load
+        self._disk, self._monotonic, self._load, self._memory = disk, monotonic, load, memory
         self._statm = opened(Path("/proc/self/statm"))
         self._stat = opened(Path("/proc/self/stat"))
         self._used, self._at = self._cpu_s(), monotonic()
@@ -33,13 +40,14 @@ class HealthSampler:
         share = (used - self._used) / (at - self._at) if at > self._at else 0.0
         self._used, self._at = used, at
         statm = read(self._statm).split()
-        load = self._load()
+        load, free = self._load(), self._memory()
         return Health(
             rss_mb=round(int(statm[1]) * _PAGE, 1) if len(statm) > 1 else -1,
             cpu_pct=round(100 * share, 1),
             temp_c=round(load.temp_c, 1),
             disk_free_mb=self._disk_free_mb(),
             throttled=load.throttled,
+            memory_free_mb=max(0.0, round(free, 1)) if free else msgspec.UNSET,
         )
 
     def _cpu_s(self) -> float:
