@@ -42,6 +42,14 @@ def test_a_shop_is_not_overdue_at_night_and_soon_is_by_day():
     assert rhythm.due(friday + 11 * HOUR_S, LIMITS) < friday + 14 * HOUR_S, "silent since 11 h"
 
 
+def test_in_a_large_fleet_one_day_off_that_nobody_announced_is_no_alert_and_two_are():
+    rhythm, large = shop(weeks=8), LIMITS._replace(rate=1e-4)
+    tuesday = (8 * 7 - 6) * DAY_S + 18 * HOUR_S
+    rhythm.spoke(tuesday)
+    assert tuesday + 38 * HOUR_S < rhythm.due(tuesday, large) < tuesday + 62 * HOUR_S
+    assert rhythm.due(tuesday, LIMITS) < tuesday + 22 * HOUR_S, "a small one need not wait"
+
+
 def test_a_clock_change_does_not_make_a_shop_overdue():
     rhythm = shop(weeks=8)
     rhythm.spoke(rhythm.until_s - HOUR_S)

@@ -1,8 +1,8 @@
 """Clocks of devices that are wrong: signs by what inventories report, and the alert of a site."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, select
 
@@ -49,6 +49,15 @@ def offset(seconds: float) -> str:
     return f"{math.copysign(round(abs(seconds) / size), seconds):+.0f} {unit}"
 
 
+def reported(columns: Mapping[str, Mapping[str, Any]]) -> list[DeviceClock]:
+    """Clocks that are among columns of devices."""
+    return [
+        DeviceClock(name, values["clock_skew_s"], values["clock_error_s"])
+        for name, values in columns.items()
+        if "clock_error_s" in values
+    ]
+
+
 def signs_of(
     clocks: Iterable[tuple[DeviceClock, str]], limit_s: float
 ) -> tuple[list[Sign], list[Key]]:
@@ -81,14 +90,14 @@ def look_again(ctx: Context, draft: DraftGroup) -> None:
         keyed = set(db.scalars(select(alert_member.c.alert_key).where(mine)))
         stale = set(db.scalars(select(alert.c.key).where(open_alerts))) - keyed
     signs, right = signs_of(((DeviceClock(*row[:3]), row.site) for row in rows), limit_s)
-    new = [sign for sign in signs if sign.device not in shown]
-    over = [key for key in right if key[0] in shown]
-    for some in chunks([*new, *over]):
+    for new in chunks([sign for sign in signs if sign.device not in shown]):
         with ctx.store.write() as db:
-            known = members.of_devices(db, [one[0] for one in some])
-            dirty = members.end(db, [one for one in some if not isinstance(one, Sign)], known)
-            dirty |= members.show(db, ctx, [one for one in some if isinstance(one, Sign)], known)
-            members.refresh(db, ctx, dirty, draft)
+            known = members.of_devices(db, [sign.device for sign in new])
+            members.refresh(db, ctx, members.show(db, ctx, new, known), draft)
+    for over in chunks([key for key in right if key[0] in shown]):
+        with ctx.store.write() as db:
+            known = members.of_devices(db, [key[0] for key in over])
+            members.refresh(db, ctx, members.end(db, over, known), draft)
     if stale:  # raised by an earlier version, for devices that have none now
         with ctx.store.write() as db:
             members.refresh(db, ctx, stale, draft)

@@ -12,7 +12,8 @@ confidence limit, because few gaps are known of a good device):
 
     bound = u * (gaps a day above u / rate) ** tail
 
-and is never below what was exceeded more often than that.
+and is never below what was exceeded more often than that. In a fleet so large that days off which
+nobody announces would use up the budget, a device that closes each night may miss one such day.
 
 References: B. M. Hill, "A simple general approach to inference about the tail of a distribution",
 Annals of Statistics 3 (1975); I. Weissman, "Estimation of parameters and large quantiles based on
@@ -34,6 +35,9 @@ TAIL, PRIOR, LIMIT_SD = 0.35, 10.0, 1.3
 HALVED_DAYS, NEW_DAYS = 56.0, 14.0
 #: A new device is overdue after a day at the earliest: one night off is not known yet.
 NEW_S = DAY_S
+#: Whole days off that nobody announces, per day, of any device that closes each night: where the
+#: budget is below, it may miss one such day, and is overdue so far into the next.
+DAYS_OFF, DAY_AFTER, _CLOSES_H = 1 / 500, 1.25, 20
 #: Hours with a presence below this do not count.
 _RARELY = 0.3
 _LONGEST_S = 14 * DAY_S
@@ -116,12 +120,23 @@ class Rhythm:
         wall_s, present_s = (self._bound(clock, limits) for clock in (0, 1))
         least_s = max(limits.least_s, NEW_S if self.days < NEW_DAYS else 0.0)
         wall_s = min(max(wall_s, least_s), max(limits.most_s, limits.least_s))
-        early_s = self._after(last, max(present_s, limits.least_s), wall_s)
+        present_s = max(present_s, limits.least_s, self._day_off_s(limits))
+        early_s = self._after(last, present_s, wall_s)
         return last + min(wall_s, max(early_s, least_s))
 
     def bound_s(self, limits: Limits) -> float:
         """Seconds of its usual hours after which it is overdue, for people."""
-        return max(limits.least_s, min(self._bound(1, limits), limits.most_s))
+        present_s = max(self._bound(1, limits), self._day_off_s(limits))
+        return max(limits.least_s, min(present_s, limits.most_s))
+
+    def _day_off_s(self, limits: Limits) -> float:
+        """Presence that a device which closes each day may miss at once; 0 for any other.
+
+        A whole day is no value in the tail of its gaps of minutes: it either happens or does not.
+        """
+        longest_h = float(self._weights().reshape(7, 24).sum(axis=1).max())
+        counts = limits.rate < DAYS_OFF and longest_h < _CLOSES_H
+        return DAY_AFTER * longest_h * HOUR_S if counts else 0.0
 
     def _bound(self, clock: int, limits: Limits) -> float:
         gaps = self.gaps[clock]

@@ -22,8 +22,7 @@ import msgspec
 from sqlalchemy import Connection, func, select, tuple_, update
 
 from shoal import topics, wire
-from shoal.controller.conditions import device_watch
-from shoal.controller.conditions.clocks import DeviceClock
+from shoal.controller.conditions import clocks, device_watch
 from shoal.controller.fleet import changed_devices, clock_skew, duplicate_devices, join_tokens
 from shoal.controller.fleet.duplicate_devices import ReturnCounter
 from shoal.controller.fleet.reported_facts import (
@@ -215,14 +214,8 @@ class _Batch:
         self._update_devices(windows, events)
         spoke = {name for name, values in self.columns.items() if "seen_at" in values}
         watch = device_watch.BatchWatch(self.db, self.ctx, self.devices, self.now)
-        clocks = [
-            DeviceClock(name, values["clock_skew_s"], values["clock_error_s"])
-            for name, values in self.columns.items()
-            if "clock_error_s" in values
-        ]
-        watch.note(
-            spoke, [self.windows[k] for k in windows], [self.events[k] for k in events], clocks
-        )
+        new = [self.windows[key] for key in windows], [self.events[key] for key in events]
+        watch.note(spoke, *new, clocks.reported(self.columns))
         for (name, boot), seqs in self.seqs.items():
             self.replies[name].append(wire.Ack(boot=boot, seqs=sorted(seqs)))
         return dict(self.replies)
