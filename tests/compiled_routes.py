@@ -14,7 +14,7 @@ _compiled: dict[tuple[object, ...], Any] = {}
 
 def keep() -> None:
     """Compile each rule once from now on."""
-    Rule._compile_builder = _compile_once  # type: ignore[method-assign]
+    setattr(Rule, "_compile_builder", _compile_once)  # noqa: B010 - mypy knows it by another type
 
 
 def _compile_once(rule: Any, append_unknown: bool = True) -> Any:

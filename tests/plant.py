@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import Table, insert
 
+from api.controller_app import ControllerApp
 from browser.seed import add_release, references_of
 from browser.seed import images as digits
 from shoal.controller.host.context import Context
@@ -36,6 +37,13 @@ class Sizes(NamedTuple):
     datasets: int = 400
     released: int = 60
     hours: int = 26
+
+
+class Large(NamedTuple):
+    """A signed-in controller with a plant; no test changes it."""
+
+    app: ControllerApp
+    seeded: "Plant"
 
 
 class Plant(NamedTuple):
@@ -154,7 +162,7 @@ def _rollouts(ctx: Context, sizes: Sizes, now: float, rng: random.Random) -> Non
             if i
         ]
     of_device = [rng.choices(_OF_DEVICE, (70, 25, 2, 3))[0] for _ in range(sizes.devices)]
-    devices = [
+    devices: list[dict[str, Any]] = [
         {"rollout": "r-00000000", "device": name_of(i), "stage": "rest", "state": state,
          "attempt": 1, "facts": {}, "updated_at": now - i,
          "cause": "golden-mismatch" if state == "FAILED" else "",
@@ -191,7 +199,9 @@ def _work(ctx: Context, sizes: Sizes, now: float, rng: random.Random) -> None:
     _add(ctx, tables.operation, operations)
     with ctx.store.read() as db:
         packed = dict(db.execute(tables.release.select()).mappings().one())
-    models = [{"name": f"model-{i:03d}", "created_at": now - i} for i in range(sizes.models)]
+    models: list[dict[str, Any]] = [
+        {"name": f"model-{i:03d}", "created_at": now - i} for i in range(sizes.models)
+    ]
     _add(ctx, tables.model, models)
     versions = [(MODEL, v) for v in range(2, sizes.released)]
     versions += [(one["name"], v) for one in models for v in range(1, 4)]

@@ -4,11 +4,13 @@ import msgspec
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from sqlalchemy import select
 
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, verdicts
 from shoal.controller.releases.records import Built, ModelFacts, TensorsReport, VariantReport
+from shoal.controller.store import tables
 from shoal.golden import GoldenTensors, Vector
 from shoal.pipeline import IDENTITY
 from shoal.profile import load_profiles
@@ -66,8 +68,6 @@ def built(memory_mb: float = 9.0) -> Built:
 
 def packed(ctx: Context, made: Built | None = None, model: str = MODEL) -> str:
     """The release of an import, not signed; its name."""
-    with ctx.store.write() as db:
-        models.ensure_model(db, ctx, actor="ana", name=model)
     params = {
         "task": "tensors", "dataset": "", "dataset_sha256": "", "estimator": "imported",
         "params": {}, "trigger": "manual",
@@ -76,6 +76,12 @@ def packed(ctx: Context, made: Built | None = None, model: str = MODEL) -> str:
         id="op-1", kind="import", state="running", progress=0.0, step="", subject=model,
         created_at=ctx.clock(), created_by="ana", params=params,
     )  # fmt: skip
+    with ctx.store.write() as db:
+        models.ensure_model(db, ctx, actor="ana", name=model)
+        if db.scalar(select(tables.operation.c.id).where(tables.operation.c.id == "op-1")) is None:
+            row = msgspec.structs.asdict(operation) | {"state": "succeeded"}
+            del row["position"]
+            db.execute(tables.operation.insert().values(**row))
     return releases.pack(ctx, operation, made or built(), "").ref
 
 

@@ -1,32 +1,16 @@
 """Every list at 10 000 devices, 3 000 alerts, 500 rollouts: each page is what SQL says."""
 
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from sqlalchemy import func, select, text
 
-import plant
 from api.controller_app import ORIGIN, ControllerApp, is_problem
+from plant import Large
 from shoal.controller.store import rollout_tables, tables
 from shoal.controller.web import wording
-
-
-class Large(NamedTuple):
-    app: ControllerApp
-    seeded: plant.Plant
-
-
-@pytest.fixture(scope="module")
-def large(template: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
-    """A large plant, made once; no test changes it."""
-    made = ControllerApp(template, tmp_path_factory.mktemp("plant") / "controller")
-    seeded = plant.build(made.ctx)
-    made.sign_in()
-    yield Large(made, seeded)
-    made.ctx.store.close()
 
 
 def count(app: ControllerApp, table: Any, where: str = "1 = 1") -> int:

@@ -114,6 +114,7 @@ LEAST = {
     "GET /api/v1/rounds/{id}": "viewer",
     "GET /api/v1/rounds/{id}/devices": "viewer",
     "GET /api/v1/fleet": "viewer",
+    "GET /api/v1/needs": "viewer",
     "GET /api/v1/drift": "viewer",
     "GET /api/v1/drift/subjects": "viewer",
     "GET /api/v1/drift/histogram": "viewer",

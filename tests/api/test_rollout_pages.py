@@ -69,9 +69,9 @@ def test_an_unknown_action_on_a_rollout_is_an_error_screen(running: ControllerAp
 
 
 def test_the_fleets_page_filters_its_devices(running: ControllerApp) -> None:
-    assert "/devices/d-2" in page(running, "/")
-    assert "/devices/d-2" not in page(running, "/?q=d-1")
-    assert "/devices/d-2" not in page(running, "/?problem=1")
+    assert "/devices/d-2" in page(running, "/fleet")
+    assert "/devices/d-2" not in page(running, "/fleet?q=d-1")
+    assert "/devices/d-2" not in page(running, "/fleet?problem=1")
 
 
 def test_join_tokens_are_made_and_revoked_on_their_pages(running: ControllerApp) -> None:

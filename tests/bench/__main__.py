@@ -24,6 +24,7 @@ NAMES = (
     "delta",
     "drift",
     "monitoring",
+    "console",
     "aggregation",
     "attacks",
     "federated",

@@ -106,7 +106,7 @@ class Camera:
         failed = self.items(f"rollouts/{held['id']}/devices?state=FAILED")
         finished = [r["release"] for r in self.items("rollouts") if r["state"] == "FINISHED"]
         self.take("rollout", f"/rollouts/{held['id']}")
-        self.take("fleet", "/")
+        self.take("fleet", "/fleet")
         self.take("device", f"/devices/{failed[0]['device']}")
         self.take("alerts", "/alerts")
         self.take("model", f"/releases/{finished[0]}")

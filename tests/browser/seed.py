@@ -7,7 +7,7 @@ is held by its gate. Written directly to the database: only the results of enrol
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -91,7 +91,7 @@ class DeviceReports:
         self.boot = BOOT
         self._seq: dict[str, int] = {}
 
-    def ids(self, device: str) -> dict[str, object]:
+    def ids(self, device: str) -> dict[str, Any]:
         self._seq[device] = self._seq.get(device, 0) + 1
         return {
             "device": device,
@@ -106,7 +106,7 @@ class DeviceReports:
 
     def online(self, device: str, profile: str, site: str, ring: str, release: str) -> None:
         now = self.ctx.clock()
-        ids = {"device": device, "boot": self.boot, "seq": 0, "sent_s": now}
+        ids: dict[str, Any] = {"device": device, "boot": self.boot, "seq": 0, "sent_s": now}
         manifest = releases.manifest_of(self.ctx, release)[0] if release else None
         installed = wire.Installed(
             model=MODEL, release=release, variant="int8-u8s8-pc", slot="a",

@@ -25,7 +25,7 @@ def test_real_devices_take_a_real_release_while_one_looks(
     context.set_default_timeout(30_000)
     expect.set_options(timeout=30_000)
     tab = Tab(context, deployment.url)
-    page = tab.go("/")
+    page = tab.go("/fleet")
     page.get_by_label("User").fill("admin")
     page.get_by_label("Password").fill(deployment.password)
     page.get_by_role("button", name="Sign in").click()

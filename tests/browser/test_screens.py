@@ -11,8 +11,9 @@ from browser.seed_attention import GROUP
 from shoal.controller.alerts import listing
 
 SCREENS = {
-    "fleet": "/",
-    "fleet, nothing found": "/?q=no-such-device",
+    "needs you": "/",
+    "fleet": "/fleet",
+    "fleet, nothing found": "/fleet?q=no-such-device",
     "device": "/devices/station-00",
     "device that failed": f"/devices/{WRONG}",
     "device never connected": "/devices/station-19",
@@ -134,7 +135,7 @@ def test_the_colours_follow_the_system_until_one_chooses_and_the_choice_is_kept(
 
 
 def test_the_fleet_is_searched_without_a_reload_and_the_address_holds_the_filters(tab: Tab) -> None:
-    page = tab.go("/")
+    page = tab.go("/fleet")
     page.evaluate("window.same = true")
     page.get_by_role("searchbox").press_sequentially("packaging-hall")
     rows = page.locator("#devices tbody tr")
@@ -144,10 +145,10 @@ def test_the_fleet_is_searched_without_a_reload_and_the_address_holds_the_filter
     assert page.evaluate("window.same") is True
     expect(page.get_by_role("searchbox")).to_be_focused()
     expect(page.locator("#announcer")).to_have_text("1 device")
-    page.goto(f"{tab.url}/?site=mill-road")
+    page.goto(f"{tab.url}/fleet?site=mill-road")
     expect(page.get_by_label("Site")).to_have_value("mill-road")
     page.get_by_label("Failing only").check()
-    page.wait_for_url("**/?site=mill-road&problem=1")
+    page.wait_for_url("**/fleet?site=mill-road&problem=1")
     expect(rows).to_have_count(1)
     expect(rows).to_contain_text("golden-mismatch")
 
@@ -166,7 +167,7 @@ def test_a_failing_devices_page_shows_cause_and_hint(tab: Tab) -> None:
 @pytest.mark.parametrize(
     ("path", "command"),
     [
-        ("/", "shoal device token --site SITE --uses 10"),
+        ("/fleet", "shoal device token --site SITE --uses 10"),
         ("/rollouts", "shoal rollout start MODEL@VERSION"),
         ("/models", "shoal dataset add FILE.csv --name NAME --label COLUMN"),
         ("/datasets", "shoal dataset add FILE.csv --name NAME --label COLUMN"),
@@ -182,7 +183,7 @@ def test_an_empty_screen_shows_the_next_command(
 
 
 def test_a_join_token_is_shown_once_in_the_command_that_uses_it(fresh_tab: Tab) -> None:
-    page = fresh_tab.go("/")
+    page = fresh_tab.go("/fleet")
     page.get_by_role("link", name="Make a join token").click()
     page.get_by_label("Site").fill("harbour")
     page.get_by_role("button", name="Make a join token").click()

@@ -19,6 +19,7 @@ from shoal.cli.exit_codes import MEANING, exit_code
 from shoal.cli.group import group
 from shoal.cli.login import login
 from shoal.cli.model import model
+from shoal.cli.needs import needs
 from shoal.cli.notify import notify
 from shoal.cli.operation import operation
 from shoal.cli.release import release
@@ -47,7 +48,7 @@ def cli() -> None:
       shoal model train parts-ok --dataset parts
       shoal release publish parts-ok@1
       shoal rollout start parts-ok@1
-      shoal alert list
+      shoal needs                              what waits for you
 
     SHOAL_URL, SHOAL_TOKEN and SHOAL_CA (a PEM file) override the account that `shoal login` saves
     in ~/.config/shoal/. Every command takes --json.
@@ -55,7 +56,7 @@ def cli() -> None:
 
 
 for _command in (
-    login, device, group, dataset, model, run, release, rollout, round_, bundle, alert,
+    login, needs, device, group, dataset, model, run, release, rollout, round_, bundle, alert,
     drift, notify,
     operation, user, token, audit, doctor, demo_command(),
 ):  # fmt: skip

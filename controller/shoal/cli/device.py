@@ -50,6 +50,9 @@ def device() -> None:
     metavar="[TIME]",
     help="Only those whose certificate ends within TIME (21d), or has ended.",
 )
+@click.option(
+    "--silent", type=DURATION, default="0", help="Only those that have sent nothing for so long."
+)
 @click.option("--limit", default=100, show_default=True, help="Maximum number; 0 for all.")
 @click.pass_obj
 def list_devices(
@@ -59,6 +62,7 @@ def list_devices(
     state_: str,
     problem: bool,
     expiring: float,
+    silent: float,
     limit: int,
     **exact: str,
 ) -> None:
@@ -69,9 +73,11 @@ def list_devices(
       shoal device list --site north --problem
       shoal device list --release lot-codes@2 --json
       shoal device list --expiring 30d
+      shoal device list --silent 24h
     """
     query = exact | {"q": search, "state": state_, "problem": "true" if problem else ""}
     query["expiring_s"] = str(expiring) if expiring else ""
+    query["silent_s"] = str(silent) if silent else ""
     devices = list(session.api.items(at("devices"), most=limit, **query))
     columns: Columns = {
         "device": "name",

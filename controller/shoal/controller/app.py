@@ -16,6 +16,7 @@ from werkzeug.wrappers import Response
 
 from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.api import (
+    compression,
     dispatch,
     openapi,
     problems,
@@ -63,6 +64,7 @@ def create_app(ctx: Context) -> Flask:
     )
     request_parsing.clear_uploads(ctx.folder)
     _measure(app, services.metrics)
+    compression.install(app)
     security.install(app, ctx)
     problems.install(app)
     app.register_error_handler(404, _not_found)

@@ -28,6 +28,7 @@ class DeviceQuery(RequestModel, frozen=True, kw_only=True):
     release  "model@version", or "model" for any version
     problem  only devices with an error
     expiring_s  only devices whose certificate ends within so many seconds, or has ended; 0: all
+    silent_s  only devices that have sent nothing for so many seconds; 0: all
     """
 
     q: str = ""
@@ -38,6 +39,7 @@ class DeviceQuery(RequestModel, frozen=True, kw_only=True):
     release: str = ""
     problem: bool = False
     expiring_s: Annotated[float, msgspec.Meta(ge=0)] = 0
+    silent_s: Annotated[float, msgspec.Meta(ge=0)] = 0
     cursor: str = ""
     limit: Limit = 50
 

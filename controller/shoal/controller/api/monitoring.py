@@ -34,10 +34,14 @@ class DriftQuery(RequestModel, frozen=True, kw_only=True):
     since: float = 0
 
 
-class ModelQuery(RequestModel, frozen=True, kw_only=True):
-    """Which model."""
+class SubjectQuery(RequestModel, frozen=True, kw_only=True):
+    """Subjects of which model. scope: device or site, "" for both; q: part of the name."""
 
     model: str
+    scope: Annotated[str, msgspec.Meta(pattern="^(|device|site)$")] = ""
+    q: str = ""
+    cursor: str = ""
+    limit: Limit = 100
 
 
 class HistogramQuery(RequestModel, frozen=True, kw_only=True):
@@ -163,10 +167,10 @@ def get_drift(call: Call, query: DriftQuery) -> DriftMap:
 
 
 @route("GET", "/api/v1/drift/subjects", role="viewer", tag=TAG)
-def list_drift_subjects(call: Call, query: ModelQuery) -> Listing[Subject]:
+def list_drift_subjects(call: Call, query: SubjectQuery) -> Listing[Subject]:
     """Devices and sites with drift detection for a model."""
-    found = drift_history.drift_subjects(call.ctx, query.model)
-    return all_of([Subject(scope=scope, subject=subject) for scope, subject in found])
+    found, page = drift_history.find_subjects(call.ctx, **msgspec.structs.asdict(query))
+    return Listing([Subject(scope=scope, subject=subject) for scope, subject in found], page)
 
 
 @route("GET", "/api/v1/drift/histogram", role="viewer", tag=TAG)

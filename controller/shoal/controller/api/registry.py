@@ -11,6 +11,7 @@ from shoal.controller.api import (
     groups,
     models,
     monitoring,
+    needs,
     notifications,
     operations,
     people,
@@ -22,7 +23,7 @@ from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
     people, devices, groups, folders, datasets, models, runs, deletion, rollouts, rounds,
-    checkpoints, alerts, notifications, monitoring, audit, operations,
+    checkpoints, alerts, notifications, needs, monitoring, audit, operations,
 )  # fmt: skip
 
 

@@ -56,6 +56,7 @@ def list_devices(
     release: str = "",
     problem: bool = False,
     expiring_s: float = 0,
+    silent_s: float = 0,
     cursor: str = "",
     limit: int = 50,
 ) -> tuple[list[Device], Page]:
@@ -67,6 +68,7 @@ def list_devices(
     problem  only those with an error
     expiring_s  only enrolled ones whose certificate ends within so many seconds, or has ended; 0:
              all
+    silent_s  only enrolled ones that have sent nothing for so many seconds; 0: all
     Raises InputError for an invalid state, limit or cursor. The total is counted for the first
     page and passed on in the cursor.
     """
@@ -78,6 +80,7 @@ def list_devices(
     wanted += [_serves(release)] if release else []
     wanted += [device.c.error != ""] if problem else []
     wanted += [is_expiring(ctx, expiring_s)] if expiring_s > 0 else []
+    wanted += [is_silent(ctx, silent_s)] if silent_s > 0 else []
     query = select(device).where(*wanted).order_by(device.c.name).limit(limit + 1)
     total = -1
     if cursor:
@@ -163,6 +166,14 @@ def is_expiring(ctx: Context, within_s: float = EXPIRING_S) -> ColumnElement[boo
     """Condition: an enrolled device whose certificate ends within `within_s`, or has ended."""
     ends = device.c.certificate_expires_at
     return and_(ends > 0, ends < ctx.clock() + within_s, device.c.state == ENROLLED)
+
+
+def is_silent(ctx: Context, for_s: float) -> ColumnElement[bool]:
+    """Condition: an enrolled device that has sent nothing for `for_s` seconds, or never."""
+    before = ctx.clock() - for_s
+    return and_(
+        device.c.seen_at < before, device.c.enrolled_at < before, device.c.state == ENROLLED
+    )
 
 
 def _distinct(db: Connection, column: Column[str]) -> list[str]:

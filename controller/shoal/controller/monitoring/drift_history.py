@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, case, select
 
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import StoredWindow
@@ -18,8 +18,9 @@ from shoal.controller.monitoring.findings import Subject, columns, rows_of, wind
 from shoal.controller.monitoring.records import DriftCell, DriftMap, Finding, Histograms
 from shoal.controller.store import window_sums
 from shoal.controller.store.drift_tables import drift_point, drift_state, finding
-from shoal.controller.store.paging import page_of
+from shoal.controller.store.paging import Orders, has_text, page_of
 from shoal.controller.store.records import Page
+from shoal.controller.store.window_tables import window_subject
 from shoal.errors import AbsentError
 
 I64 = npt.NDArray[np.int64]
@@ -30,6 +31,7 @@ CURRENT, NEWEST = 4, 5_000
 MEMBERS = 64
 #: Columns of a heatmap; more are merged, and the worst of the merged ones is shown.
 COLUMNS = 400
+_PLACE = case((window_subject.c.scope == "site", 0), else_=1).label("place")
 
 
 def drift_subjects(ctx: Context, model: str) -> list[tuple[str, str]]:
@@ -42,8 +44,30 @@ def drift_subjects(ctx: Context, model: str) -> list[tuple[str, str]]:
         ]
 
 
-def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float = 0) -> DriftMap:
-    """Heatmap, feature x time, of one subject since `since`, in at most COLUMNS columns.
+def find_subjects(
+    ctx: Context, model: str, *, scope: str = "", q: str = "", cursor: str = "", limit: int = 100
+) -> tuple[list[tuple[str, str]], Page]:
+    """A page of (scope, subject) that sent windows of `model`, sites first, those of one scope or
+    with `q` in their name only. InputError for an invalid limit or cursor."""
+    mine = window_subject.c
+    wanted = [mine.model == model, mine.scope.in_([scope] if scope else ["site", "device"])]
+    query = select(mine.scope, mine.subject, _PLACE).where(*wanted, *has_text(q, mine.subject))
+    orders: Orders = {"scope": (_PLACE, mine.subject)}
+    with ctx.store.read() as db:
+        rows, page = page_of(db, query, orders, sort="scope", cursor=cursor, limit=limit)
+    return [(row.scope, row.subject) for row in rows], page
+
+
+def is_subject(ctx: Context, model: str, scope: str, subject: str) -> bool:
+    """Whether a device or site has sent windows of `model`."""
+    with ctx.store.read() as db:
+        return bool(window_sums.newest_release(db, model, scope, subject))
+
+
+def drift_map(
+    ctx: Context, model: str, scope: str, subject: str, since: float = 0, most: int = COLUMNS
+) -> DriftMap:
+    """Heatmap, feature x time, of one subject since `since`, in at most `most` columns.
 
     AbsentError if the subject sent no window of the model.
     """
@@ -75,7 +99,7 @@ def drift_map(ctx: Context, model: str, scope: str, subject: str, since: float =
         covered=covered,
         features=names,
         words=tables_of.words_of(references),
-        cells=_cells([p for p in points if len(p.alarmed) == len(names)], names),
+        cells=_cells([p for p in points if len(p.alarmed) == len(names)], names, most),
     )
 
 
@@ -200,25 +224,28 @@ def _first_shares(
     return np.mean(found, axis=0, dtype=np.float64) if found else None
 
 
-def _cells(points: Sequence[Row[Any]], names: Sequence[str]) -> list[DriftCell]:
-    step = max(1, math.ceil(len(points) / COLUMNS))
-    cells = []
-    for start in range(0, len(points), step):
-        merged = points[start : start + step]
-        log_p, moved = (
-            np.stack([np.frombuffer(getattr(p, name), "<f4") for p in merged])
-            for name in ("log10_p", "moved")
-        )
-        alarmed = np.stack([np.frombuffer(p.alarmed, np.uint8) for p in merged]).max(0)
-        for i, name in enumerate(names):
+def _cells(points: Sequence[Row[Any]], names: Sequence[str], most: int) -> list[DriftCell]:
+    step = max(1, math.ceil(len(points) / most))
+    cells: list[DriftCell] = []
+    if not points:
+        return cells
+    log_p, moved = (
+        np.frombuffer(b"".join(getattr(p, name) for p in points), "<f4").reshape(len(points), -1)
+        for name in ("log10_p", "moved")
+    )
+    alarmed = np.frombuffer(b"".join(p.alarmed for p in points), np.uint8).reshape(log_p.shape)
+    starts = np.arange(0, len(points), step)
+    lowest, furthest, any_alarm = (
+        reduce.reduceat(table, starts).tolist()
+        for reduce, table in ((np.minimum, log_p), (np.maximum, moved), (np.maximum, alarmed))
+    )
+    for column, start in enumerate(starts.tolist()):
+        at = points[min(start + step, len(points)) - 1].at
+        for name, *cell in zip(
+            names, lowest[column], furthest[column], any_alarm[column], strict=True
+        ):
             cells.append(
-                DriftCell(
-                    feature=name,
-                    at=merged[-1].at,
-                    log10_p=float(log_p[:, i].min()),
-                    moved=float(moved[:, i].max()),
-                    alarmed=bool(alarmed[i]),
-                )
+                DriftCell(feature=name, at=at, log10_p=cell[0], moved=cell[1], alarmed=cell[2] > 0)
             )
     return cells
 

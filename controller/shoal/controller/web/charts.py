@@ -117,8 +117,8 @@ def grid(drift: DriftMap) -> dict[str, list]:
     for cell in drift.cells:
         if cell.feature in row:
             r, c = row[cell.feature], column[cell.at]
-            shape["log10_p"][r][c] = round(max(-999.0, cell.log10_p), 2)
-            shape["moved"][r][c] = round(cell.moved, 3)
+            shape["log10_p"][r][c] = round(max(-999.0, cell.log10_p), 1)
+            shape["moved"][r][c] = round(cell.moved, 2)
             shape["alarmed"][r][c] = int(cell.alarmed)
     return {"features": list(drift.features), "times": times, **shape}
 

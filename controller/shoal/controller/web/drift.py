@@ -2,13 +2,16 @@
 
 from flask import request
 
-from shoal.controller.alerts import alerts
+from shoal.controller.alerts import listing
 from shoal.controller.host.context import Context
 from shoal.controller.monitoring import drift_history
 from shoal.controller.releases import models
+from shoal.controller.store.records import Page
 from shoal.controller.web import baselines, charts
 from shoal.controller.web.screen import blueprint, context, show
 
+#: Sites to choose from, and subjects that a search shows; columns that a screen has room for.
+MOST_SITES, MOST_FOUND, COLUMNS = 200, 20, 96
 #: Time range of the heatmap, as in the URL -> seconds.
 SPANS = {"1h": 3600.0, "6h": 6 * 3600.0, "24h": 86_400.0, "7d": 7 * 86_400.0}
 
@@ -19,18 +22,27 @@ def drift() -> str:
     ctx = context()
     names = models.names(ctx)
     model = request.args.get("model") or (names[0] if names else "")
-    subjects = drift_history.drift_subjects(ctx, model) if model else []
-    scope, subject = _chosen(subjects) or _default_subject(ctx, model, subjects)
+    sites, of_sites = drift_history.find_subjects(ctx, model, scope="site", limit=MOST_SITES)
+    scope, subject = _chosen(ctx, model) or _default_subject(ctx, model)
+    find = request.args.get("find", "").strip()
+    matches: list[tuple[str, str]] = []
+    of_find = Page()
+    if find:
+        matches, of_find = drift_history.find_subjects(ctx, model, q=find, limit=MOST_FOUND)
     span = request.args.get("span", "24h")
     since = ctx.clock() - SPANS.get(span, SPANS["24h"])
-    found = drift_history.drift_map(ctx, model, scope, subject, since) if subject else None
+    found = drift_history.drift_map(ctx, model, scope, subject, since, COLUMNS) if subject else None
     lines = charts.feature_rows(found) if found else []
     feature = request.args.get("feature") or (lines[0].name if lines else "")
     return show(
         "drift.html",
         models=names,
         model=model,
-        subjects=subjects,
+        sites=[name for _scope, name in sites],
+        of_sites=of_sites,
+        find=find,
+        matches=matches,
+        of_find=of_find,
         scope=scope,
         subject=subject,
         span=span,
@@ -46,15 +58,17 @@ def drift() -> str:
     )
 
 
-def _chosen(subjects: list[tuple[str, str]]) -> tuple[str, str] | None:
+def _chosen(ctx: Context, model: str) -> tuple[str, str] | None:
     """(scope, subject) of the URL, if it sent windows of the model."""
     scope, _, subject = request.args.get("of", "").partition(":")
     requested = (request.args.get("scope", scope), request.args.get("subject", subject))
-    return requested if requested in subjects else None
+    return requested if drift_history.is_subject(ctx, model, *requested) else None
 
 
-def _default_subject(ctx: Context, model: str, subjects: list[tuple[str, str]]) -> tuple[str, str]:
-    """The site of an open drift alert, else the first subject."""
-    active = [a for a in alerts.list_alerts(ctx) if a.kind == "drift" and a.state != "closed"]
-    sites = [("site", a.site) for a in active if a.model == model]
-    return next((s for s in [*sites, *subjects] if s in subjects), ("", ""))
+def _default_subject(ctx: Context, model: str) -> tuple[str, str]:
+    """The site of the newest open drift alert, else the first subject; ("", "") without any."""
+    found, _page = listing.page(ctx, state="unresolved", kind="drift", model=model, limit=1)
+    if found and drift_history.is_subject(ctx, model, "site", found[0].site):
+        return "site", found[0].site
+    first, _page = drift_history.find_subjects(ctx, model, limit=1)
+    return first[0] if first else ("", "")

@@ -17,8 +17,8 @@ from shoal.errors import AbsentError, InputError
 from shoal.manifest import TENSORS
 from shoal.tasks import KINDS
 
-#: Period of a release's in-service metrics.
-IN_SERVICE_S = 86_400.0
+#: Clock hours of a release's metrics in service, the one that runs included.
+IN_SERVICE_HOURS, HOUR_S = 24, 3_600.0
 #: Datasets to choose from, the newest ones.
 MOST_DATASETS = 200
 
@@ -91,6 +91,7 @@ def release(ref: str) -> str:
     """One version of a model."""
     ctx = context()
     found = releases.get_release(ctx, ref)
+    since = (ctx.clock() // HOUR_S - (IN_SERVICE_HOURS - 1)) * HOUR_S
     newest, of_all = listing.page(ctx, release=ref, limit=3)
     return show(
         "release.html",
@@ -99,10 +100,11 @@ def release(ref: str) -> str:
         dataset=_find(datasets.get_dataset, found.dataset),
         operation=_find(operations.get_operation, found.operation),
         service=performance.performance(
-            ctx, model=found.model, release=ref, since=ctx.clock() - IN_SERVICE_S
+            ctx, model=found.model, release=ref, since=since, until=ctx.clock()
         ),
         rollouts=newest,
         rolled_out=of_all.total,
+        since=since,
     )
 
 

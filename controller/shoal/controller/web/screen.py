@@ -115,9 +115,13 @@ def set_cache_control(response: Response) -> Response:
 
 
 def show(template: str, **values: Any) -> str:
-    """Render a screen; without its frame for a dialog (header X-Dialog)."""
-    bare = request.headers.get("X-Dialog") == "1"
-    return render_template(template, bare=bare, me=g.get("actor"), **values)
+    """Render a screen; without its frame for a dialog (header X-Dialog) and for htmx, which takes
+    parts of it: a live update, or a search while one types."""
+    headers = request.headers
+    bare = headers.get("X-Dialog") == "1"
+    part = "HX-Request" in headers and "HX-History-Restore-Request" not in headers
+    frame = "fragment.html" if part else "base.html"
+    return render_template(template, bare=bare, frame=frame, me=g.get("actor"), **values)
 
 
 def next_page(page: Page) -> str:

@@ -27,7 +27,7 @@ def sign_in_now() -> tuple[str, int] | Response:
     except DeniedError as error:
         message = str(error)[:1].upper() + str(error)[1:]
         return show("sign_in.html", next=after, user=user, error=message + "."), 401
-    response = redirect(after or url_for("web.fleet"), 303)
+    response = redirect(after or url_for("web.need_list"), 303)
     for name, (value, seconds) in cookies.items():
         response.set_cookie(
             name, value, max_age=seconds, secure=True, httponly=True, samesite="Strict"

@@ -12,6 +12,7 @@ from shoal.controller.web import (
     fleet,
     groups,
     models,
+    needs,
     notifications,
     people,
     rollouts,
@@ -28,5 +29,5 @@ __all__ = ["SCREENS", "blueprint"]
 #: Modules that hold the screens.
 SCREENS = (
     administration, alerts, audit, baselines, datasets, deletion, device, drift, fleet, groups,
-    models, notifications, people, rollouts, rounds, runs, session, training, undeployments,
+    models, needs, notifications, people, rollouts, rounds, runs, session, training, undeployments,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 A tone is one of "ok", "warn", "bad", "info", "idle"; with an icon and a label, never colour alone.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import msgspec
 
 from shoal.controller.fleet.clock_skew import describe_clock
 from shoal.controller.fleet.records import Device
+from shoal.controller.needs.records import Need
 from shoal.controller.releases.records import OutputAgreement, TensorsReport
 from shoal.controller.rollouts.machine import ENDED, TRANSITIONS, Event, State
 from shoal.controller.web.causes import cause_name, hint
@@ -313,3 +315,15 @@ def verdict_of_psi(psi: float) -> str:
     if psi < 0.1:
         return "similar to training"
     return "noticeably different from training" if psi < 0.25 else "very different from training"
+
+
+def need_id(need: Need) -> str:
+    """Id of an element for a need: the same while it lasts.
+
+    >>> from shoal.controller.needs.records import Action, Need
+    >>> act = Action(label="", href="", command="", role="viewer")
+    >>> need_id(Need(kind="candidate", severity="info", subject="a@1", sentence="", facts=[],
+    ...     count=1, since=0.0, action=act))
+    'candidate-a-1'
+    """
+    return re.sub(r"[^A-Za-z0-9]+", "-", f"{need.kind}-{need.subject}").strip("-")
