@@ -353,10 +353,19 @@ class Device:
     def deliver(self, kind: str, payload: bytes) -> None:
         self.agent.on_message(topics.down("cam-1", kind), payload)
 
-    def assign(self, *orders: Order, version: int = 0, urls: dict[str, str] | None = None) -> bytes:
-        """Send the next assignment version with these orders; return its bytes."""
+    def assign(
+        self,
+        *orders: Order,
+        version: int = 0,
+        urls: dict[str, str] | None = None,
+        named: dict[str, int] | None = None,
+    ) -> bytes:
+        """Send the next assignment version with these orders; return its bytes.
+
+        named   security epochs, by model
+        """
         self.version = version or self.version + 1
-        signed = self.cloud.repository.orders("cam-1", self.version, orders)
+        signed = self.cloud.repository.orders("cam-1", self.version, orders, named=named)
         found = self.cloud.urls() if urls is None else urls
         payload = wire.encode(wire.Assignment(signed=signed, urls=found))
         self.deliver("assignment", payload)

@@ -17,6 +17,7 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
+from shoal import epochs
 from shoal.errors import AbsentError
 from shoal.orders import Order
 from shoal.trust import target_path
@@ -43,6 +44,7 @@ class Repository:
         self.version = {"targets": 0, "snapshot": 0, "timestamp": 0}
         self.days = {"root": 365.0, "targets": 180.0, "snapshot": 7.0, "timestamp": 1.0}
         self.releases: dict[str, dict[str, TargetFile]] = {}
+        self.epochs: dict[str, epochs.SecurityEpoch] = {}
         self.root = self._root(1, ("timestamp", "snapshot", "targets"), signers=("root",))
         self.director_root = self._director_root()
         self.files["1.root.json"] = self.root
@@ -66,6 +68,13 @@ class Repository:
             attempt=1,
         )
 
+    def revoke(self, model: str, version: int) -> None:
+        """Revoke a release in the model's next security epoch, as the controller does."""
+        for name in (f"release-{model}", f"candidate-{model}"):
+            self.releases.get(name, {}).pop(target_path(name.partition("-")[0], model, version), 0)
+            self.epochs[name] = self.epochs.get(name, epochs.SecurityEpoch()).after(version)
+        self.publish()
+
     def publish(self, signer: Callable[[str], str] = lambda role: role) -> None:
         """Write every role's metadata as a new version."""
         targets = Targets(expires=self._expiry("targets"))
@@ -78,6 +87,8 @@ class Repository:
             targets.add_key(self.keys[name].public_key, name)
             child = Targets(version=self._next(name), expires=self._expiry("targets"))
             child.targets = dict(listed)
+            if name in self.epochs:
+                epochs.write(child.unrecognized_fields, self.epochs[name])
             meta[f"{name}.json"] = self._write(name, child, signer(name))
         targets.version = self._next("targets")
         meta["targets.json"] = self._write("targets", targets, signer("targets"))
@@ -101,10 +112,12 @@ class Repository:
         *,
         signer: str = "director",
         days: float = 7.0,
+        named: dict[str, int] | None = None,
     ) -> bytes:
-        """An assignment, as the director signs it."""
+        """An assignment, as the director signs it. named: model -> security epoch."""
         targets = Targets(version=version, expires=expiry(self.now, days))
-        targets.unrecognized_fields["shoal"] = {"device": device, "signed_s": int(self.now)}
+        custom = {"device": device, "signed_s": int(self.now)}
+        targets.unrecognized_fields["shoal"] = custom | ({"epochs": named} if named else {})
         for order in orders:
             fields = {k: getattr(order, k) for k in order.__struct_fields__}
             # Canonical JSON, which is what is signed, knows no fractions.

@@ -11,6 +11,7 @@
     ├── BundleError           a release's files are missing, damaged or hostile
     ├── TrustError            a release or an order that must be rejected
     │   ├── UntrustedError    too few valid signatures
+    │   ├── RevokedError      a release that must never be installed again
     │   ├── StaleError        older than a version already seen
     │   │   └── ExpiredError  ... or expired, by this machine's clock
     │   ├── MisdirectedError  signed for another device, ring or path
@@ -109,6 +110,12 @@ class UntrustedError(TrustError):
     """Too few valid signatures."""
 
     code = "bad-signature"
+
+
+class RevokedError(TrustError):
+    """The release was revoked: it must never be installed again."""
+
+    code = "revoked"
 
 
 class StaleError(TrustError):

@@ -80,6 +80,7 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     version    of the assignment, strictly increasing per device
     signed_s   signing time by the director's clock, at most its root's expiry: raises the device's
                time floor
+    epochs     model -> security epoch that its release metadata has: a hint to fetch it
     """
 
     device: str
@@ -87,3 +88,4 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     signed_s: float
     expires_s: float
     orders: list[Order]
+    epochs: dict[str, int] = {}

@@ -13,6 +13,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError
 
+from shoal import epochs
 from shoal.errors import UntrustedError
 
 #: Bytes of a proof at most: two files of metadata.
@@ -28,11 +29,15 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listed(NamedTuple):
-    """A manifest as a role has signed it: its path, bytes, and SHA-256, hex."""
+    """A manifest as a role has signed it: its path, bytes, and SHA-256, hex.
+
+    epoch   of the model, in the metadata that lists it
+    """
 
     path: str
     length: int
     sha256: str
+    epoch: int = epochs.FIRST
 
 
 def encode(proof: Proof) -> bytes:
@@ -63,4 +68,5 @@ def _listed(targets: Targets, proof: Proof) -> Listed:
     role = Metadata[Targets].from_bytes(proof.role)
     targets.verify_delegate(name, role.signed_bytes, role.signatures)
     target = role.signed.targets[proof.path]
-    return Listed(proof.path, target.length, target.hashes["sha256"])
+    epoch = epochs.read(role.signed.unrecognized_fields).epoch
+    return Listed(proof.path, target.length, target.hashes["sha256"], epoch)

@@ -25,16 +25,18 @@ from tuf.api.exceptions import (
     RepositoryError,
     UnsignedMetadataError,
 )
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, TargetFile, Targets
 from tuf.api.serialization import DeserializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from shoal import epochs
 from shoal import proof as proofs
 from shoal.errors import (
     AbsentError,
     ExpiredError,
     LinkError,
     MisdirectedError,
+    RevokedError,
     StaleError,
     TrustError,
     UntrustedError,
@@ -161,6 +163,7 @@ def verify_orders(
         signed_s=min(signed_s, root.expires.replace(tzinfo=datetime.UTC).timestamp()),
         expires_s=expires_s,
         orders=orders,
+        epochs=epochs.read_hints(custom),
     )
 
 
@@ -301,23 +304,49 @@ class ImageRepository:
             kind = StaleError if "version" in str(error) else UntrustedError
             raise kind(f"release metadata: {error}") from error
 
-    def check(self, order: Order) -> None:
-        """Raise UntrustedError unless the image repository lists the order's manifest exactly."""
+    def check(self, order: Order) -> int:
+        """Security epoch of the metadata that lists the order's manifest.
+
+        Raises UntrustedError unless the image repository lists it exactly, RevokedError where it
+        says that the release was revoked.
+        """
+        target = self._target(order.path)
+        epoch = self._epoch_of(f"{order.role}-{order.model}")
+        if order.version in epoch.revoked:
+            raise RevokedError(f"{order.release} was revoked, in security epoch {epoch.epoch}")
+        if target is None:
+            raise UntrustedError(f"{order.path} is not in the image repository")
+        if (target.length, target.hashes.get("sha256")) != (order.length, order.sha256):
+            raise UntrustedError(f"{order.path}: director and image repository disagree")
+        return epoch.epoch
+
+    def epoch(self, model: str) -> epochs.SecurityEpoch:
+        """The model's epoch, which its releases' key has signed; the automation key has no say.
+
+        The errors of `check`, and TrustError for an impossible one.
+        """
+        self._target(target_path(RELEASE, model, 0))
+        return self._epoch_of(f"{RELEASE}-{model}")
+
+    def _target(self, path: str) -> TargetFile | None:
+        """What is listed under `path`; then the metadata of its role is verified."""
         if self._updater is None:
             raise TrustError("release metadata was not refreshed")
         try:
             with self._lock:
-                target = self._updater.get_targetinfo(order.path)
+                return self._updater.get_targetinfo(path)
         except DownloadError as error:
             raise LinkError(f"release metadata: {error}") from error
         except ExpiredMetadataError as error:
             raise ExpiredError(f"release metadata: {error}") from error
         except RepositoryError as error:
             raise UntrustedError(f"release metadata: {error}") from error
-        if target is None:
-            raise UntrustedError(f"{order.path} is not in the image repository")
-        if (target.length, target.hashes.get("sha256")) != (order.length, order.sha256):
-            raise UntrustedError(f"{order.path}: director and image repository disagree")
+
+    def _epoch_of(self, role: str) -> epochs.SecurityEpoch:
+        assert self._updater is not None
+        trusted = self._updater._trusted_set
+        known = trusted[role].unrecognized_fields if role in trusted else {}
+        return epochs.read(known)
 
     def proof(self, order: Order) -> bytes:
         """The metadata that lists the order's manifest, to be kept beside it (shoal.proof).

@@ -26,6 +26,7 @@ CASES: list[tuple[Exception, int, str]] = [
     (errors.BundleError("bad"), 422, "bad-bundle"),
     (errors.TrustError("bad"), 409, "untrusted"),
     (errors.UntrustedError("bad"), 409, "bad-signature"),
+    (errors.RevokedError("bad"), 409, "revoked"),
     (errors.StaleError("bad"), 409, "stale"),
     (errors.ExpiredError("bad"), 409, "stale"),
     (errors.MisdirectedError("bad"), 409, "misdirected"),

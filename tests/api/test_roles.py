@@ -82,6 +82,7 @@ LEAST = {
     "GET /api/v1/datasets/{ref}/dependents": "viewer",
     "DELETE /api/v1/datasets/{ref}": "approver",
     "POST /api/v1/releases/{ref}/retire": "operator",
+    "POST /api/v1/releases/{ref}/revoke": "admin",
     "POST /api/v1/releases/{ref}/unretire": "operator",
     "POST /api/v1/models/{model}/retire": "operator",
     "POST /api/v1/models/{model}/unretire": "operator",

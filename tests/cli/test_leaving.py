@@ -1,5 +1,6 @@
 """`shoal model undeploy`: which devices, the question before, and what is said."""
 
+import re
 import threading
 from pathlib import Path
 
@@ -89,6 +90,21 @@ def test_a_retired_release_says_how_to_take_it_back(shoal: Cli) -> None:
     assert f"take it back: shoal release unretire {ref}" in refused.stderr
     assert shoal("release", "unretire", ref).exit_code == 0
     assert ref in names()
+
+
+def test_a_revoked_release_says_what_became_of_it(shoal: Cli) -> None:
+    ref = serve(shoal, "v-1")
+    asked = shoal("release", "revoke", ref, "--reason", "it leaks")
+    assert "--yes" in asked.stderr
+    done = shoal("release", "revoke", ref, "--reason", "it leaks", "--yes")
+    step = re.search(r"shoal rollout start (\S+)|shoal model undeploy (\S+)", done.stdout)
+    assert step is not None
+    assert f"{MODEL}@" in (step[1] or "") or step[2] == MODEL
+    again = shoal.json("release", "revoke", ref, "--reason", "it leaks", "--yes")
+    assert again["serving"] == 1
+    assert "revoked by admin: it leaks" in " ".join(shoal("release", "show", ref).stdout.split())
+    refused = shoal("rollout", "start", ref, "--stage", "all")
+    assert f"publish another release of {MODEL}" in refused.stderr
 
 
 def test_a_retired_model_is_listed_with_all(shoal: Cli) -> None:

@@ -17,6 +17,7 @@ ADVICE = {
     "too-slow": "check for heat and other load here; else it needs a lighter variant",
     "too-big": "close other programs or choose a smaller model",
     "bad-signature": "a release without a trusted signature was offered: tell security",
+    "revoked": "a release that was revoked was ordered: tell security",
     "stale": "check the date and that the controller is running",
     "misdirected": "sign the release, or make this a test device: enrol it with --ring canary",
     "download": "check the network to the artifact server: shoal-agent doctor",

@@ -16,7 +16,7 @@ from shoal.cli.deletion import deletion_of
 from shoal.cli.estimators import TrainCommand, list_estimators
 from shoal.cli.operation import operation_card
 from shoal.cli.options import DURATION, timeout_option
-from shoal.cli.release import release_card, retired, trained_by
+from shoal.cli.release import quarantined, release_card, retired, revoked, trained_by
 from shoal.cli.render import Columns, JsonObject, ago, duration, instant, plain, size, table
 from shoal.cli.steps_file import open_steps
 from shoal.cli.tensors import facts_tables
@@ -98,7 +98,8 @@ def show_model(session: Session, name: str) -> None:
         "metrics": "metrics",
         "trigger": "trigger",
         "trained by": trained_by,
-        "quarantined": "quarantined",
+        "revoked": revoked,
+        "quarantined": quarantined,
         "retired": retired,
         "when": lambda r: instant(r["created_at"]),
     }

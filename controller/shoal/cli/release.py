@@ -8,7 +8,7 @@ from rich.console import Group
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.deletion import deletion_of
-from shoal.cli.options import listed
+from shoal.cli.options import confirm, listed, yes_option
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, state, table
 from shoal.cli.tensors import signature_tables
 
@@ -47,6 +47,7 @@ def list_releases(
         "state": state(),
         "refused because": "why_refused",
         "retired": retired,
+        "revoked": revoked,
         "dataset": "dataset",
         "metrics": "metrics",
         "trigger": "trigger",
@@ -124,6 +125,37 @@ def unretire(session: Session, release_: str) -> None:
     session.show(after, lambda: f"{ref(after)} can be published and rolled out again")
 
 
+@release.command("revoke")
+@click.argument("release_", metavar="MODEL@N")
+@click.option("--reason", required=True, help="Stored, shown with the release, and audited.")
+@yes_option
+@click.pass_obj
+def revoke(session: Session, release_: str, reason: str, yes: bool) -> None:
+    """Revoke a release for good, as an admin: it must never run again.
+
+    Nothing orders it any more: its rollouts are rolled back, groups that run it fall back to the
+    release before, pins to it end. The model's security epoch rises: devices that have seen it
+    refuse the release even if the controller's online keys are stolen. Other releases of the
+    model can be ordered as before. To only take a release out of use, retire it.
+
+    \b
+    Example:
+      shoal release revoke lot-codes@3 --reason "a customer's photos can be read out of it"
+    """
+    if not yes:
+        confirm(f"Revoke {release_}? It can never be published or rolled out again.")
+    after = session.api.post(at("releases", release_, "revoke"), {"reason": reason})
+    about: Columns = {
+        "revoked": "release",
+        "security epoch": "epoch",
+        "rollouts ended": "rollouts",
+        "groups": lambda r: plain("; ".join(r["groups"])),
+        "devices that serve it": "serving",
+    }
+    step = ["", plain(after["next_step"])] if after["next_step"] else []
+    session.show(after, lambda: Group(card(after, about), *step))
+
+
 release.add_command(
     deletion_of("releases", "a release that no device serves", "shoal release delete lot-codes@1")
 )
@@ -135,6 +167,17 @@ def retired(found: JsonObject) -> str:
     return plain(f"{instant(since)} by {found['retired_by']}") if since else ""
 
 
+def revoked(found: JsonObject) -> str:
+    """Since when, by whom and why; "" for what was not revoked."""
+    since = found.get("revoked_at", 0)
+    return plain(f"{instant(since)}: {found['quarantined']}") if since else ""
+
+
+def quarantined(found: JsonObject) -> str:
+    """Why it is in quarantine; "" if it is not, or was revoked."""
+    return "" if found.get("revoked_at", 0) else plain(found["quarantined"])
+
+
 def ref(release: JsonObject) -> str:
     return plain(f"{release['model']}@{release['version']}")
 
@@ -142,6 +185,8 @@ def ref(release: JsonObject) -> str:
 def next_step(release: JsonObject) -> str:
     """The command that comes next for a release."""
     name = ref(release)
+    if release.get("revoked_at", 0):
+        return f"{name} was revoked: it cannot be published"
     if release["quarantined"]:
         return f"{name} is in quarantine: it cannot be published"
     if release["state"] == "released":
@@ -192,6 +237,7 @@ def release_card(found: JsonObject) -> Group:
         "state": state(),
         "refused because": "why_refused",
         "retired": retired,
+        "revoked": revoked,
         "override": "override",
         "task": "task",
         "nothing is claimed": lambda r: _UNCLAIMED if tensors and not tensors.get("task") else "",
@@ -202,7 +248,7 @@ def release_card(found: JsonObject) -> Group:
         "metrics": "metrics",
         f"{by_site} per site": "by_site",
         "trained by": trained_by,
-        "quarantined": "quarantined",
+        "quarantined": quarantined,
         "parent": "parent",
         "trigger": "trigger",
         "operation": "operation",

@@ -27,6 +27,7 @@ from shoal.controller.rollouts import (
     assignments,
     convergence,
     quarantine_withdrawal,
+    release_revocation,
     stepper,
     undeployments,
 )
@@ -86,6 +87,9 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("delta prefetch", 0.25, DeltaPrefetcher(ctx).poll, own_thread=True),
         Periodic("drift alerts", 2.0, lambda: findings.close_alerts(ctx)),
         Periodic("quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx)),
+        Periodic("revocations", 1.0, lambda: release_revocation.step_all(ctx)),
+        Periodic("signing of revocations", 60.0, lambda: release_revocation.sign_all(ctx)),
+        Periodic("alerts of revocations", 2.0, lambda: release_revocation.close_alerts(ctx)),
         Periodic("retraining", 1.0, lambda: triggers.evaluate(ctx)),
         Periodic("rounds on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
         Periodic("candidate releases", 5.0, lambda: promotion.promote_candidates(ctx)),

@@ -11,7 +11,14 @@ from tuf.api.metadata import Metadata
 
 from controllers import NOW, Clock, repository_fetch
 from shoal.controller.releases.io.signing import DAYS, Signer
-from shoal.errors import MisdirectedError, SettingError, StaleError, TrustError, UntrustedError
+from shoal.errors import (
+    MisdirectedError,
+    RevokedError,
+    SettingError,
+    StaleError,
+    TrustError,
+    UntrustedError,
+)
 from shoal.orders import Order
 from shoal.trust import ImageRepository, check_ring, removal, verify_orders
 
@@ -84,6 +91,33 @@ def test_taking_out_what_is_not_listed_changes_nothing(signer: Signer) -> None:
     signer.remove_target("lot-codes", 9)
     signer.remove_target("pump", 1)
     assert signer.timestamp == before
+
+
+def test_a_revocation_is_signed_once_in_the_next_epoch_of_both_roles(
+    signer: Signer, device: ImageRepository
+) -> None:
+    for role, version in (("candidate", 3), ("release", 3), ("release", 4)):
+        signer.add_target(role, "lot-codes", version, MANIFEST)
+    assert [signer.revoke_target("lot-codes", version) for version in (3, 3, 9)] == [2, 2, 3]
+    signer.add_target("release", "lot-codes", 5, MANIFEST)
+    device.refresh(NOW)
+    for role in ("candidate", "release"):
+        with pytest.raises(RevokedError, match="lot-codes@3 was revoked, in security epoch 3"):
+            device.check(order(role))
+    assert device.check(order(version=4)) == device.check(order(version=5)) == 3
+    assert device.epoch("lot-codes").revoked == [3, 9]
+    assert device.epoch("pump").epoch == 1
+
+
+def test_an_assignment_names_epochs_only_where_a_release_was_revoked(signer: Signer) -> None:
+    def read(*named: dict[str, int]) -> dict[str, int]:
+        signed = signer.sign_orders("cam-1", 4, [order()], NOW, *named)
+        root = signer.director_root
+        return verify_orders(signed, director_root=root, device="cam-1", floor=4, now_s=NOW).epochs
+
+    assert read() == {}
+    assert read({"lot-codes": 2}) == {"lot-codes": 2}
+    assert b"epochs" not in signer.sign_orders("cam-1", 4, [order()], NOW, {})
 
 
 def test_an_order_to_remove_reads_as_it_was_signed(signer: Signer) -> None:

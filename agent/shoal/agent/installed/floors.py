@@ -2,6 +2,7 @@
 
 import msgspec
 
+from shoal.epochs import FIRST, SecurityEpoch
 from shoal.signers import Seen, Signers
 
 _ASSIGNMENT = "assignment"
@@ -15,6 +16,7 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
     metadata     "timestamp", "snapshot" -> version
     time_s       newest signed time, Unix seconds
     signers      "timestamp", "snapshot", "assignment" -> who could sign that version
+    revoked      model -> versions that signed metadata has revoked
     """
 
     assignment: int = 0
@@ -22,6 +24,7 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, int] = {}
     time_s: float = 0.0
     signers: dict[str, Signers] = {}
+    revoked: dict[str, list[int]] = {}
 
     @property
     def seen(self) -> Seen:
@@ -42,6 +45,28 @@ class Floors(msgspec.Struct, frozen=True, kw_only=True):
             counters=_higher(self.counters, counters or {}),
             time_s=max(self.time_s, time_s),
         )
+
+    def of_epoch(self, model: str, epoch: SecurityEpoch) -> "Floors":
+        """Raise the counter of a model to its security epoch; what was revoked stays so."""
+        revoked = sorted({*self.revoked.get(model, ()), *epoch.revoked})
+        if epoch.epoch <= self.counters.get(model, FIRST) and not revoked:
+            return self
+        raised = self.raised(counters={model: epoch.epoch})
+        return msgspec.structs.replace(raised, revoked={**self.revoked, model: revoked})
+
+    def learned(self, other: "Floors") -> "Floors":
+        """With counters and revocations that another copy of them has."""
+        models = {*self.revoked, *other.revoked}
+        both = {
+            model: sorted({*self.revoked.get(model, ()), *other.revoked.get(model, ())})
+            for model in models
+        }
+        return msgspec.structs.replace(self.raised(counters=other.counters), revoked=both)
+
+    def is_revoked(self, release: str) -> bool:
+        """Whether "model@version" was revoked, as far as this device has seen."""
+        model, _, version = release.rpartition("@")
+        return version.isdecimal() and int(version) in self.revoked.get(model, ())
 
     def after(self, seen: Seen) -> "Floors":
         """Raise the floors of release metadata to what was verified.

@@ -34,7 +34,7 @@ from shoal.manifest import File, Manifest
 from shoal.manifest import parse as parse_manifest
 from shoal.orders import Order
 from shoal.profile import Profile
-from shoal.trust import check_ring
+from shoal.trust import RELEASE, check_ring
 from shoal.wire import Health, WindowReport
 
 #: Bytes left to download below which the probe's process is started already: it holds memory.
@@ -97,12 +97,15 @@ def _check(record: Record, context: EffectContext) -> EffectResult:
     floors = context.floors
     try:
         check_ring(order, context.ring)
-        floors = floors.after(context.ports.images.refresh(context.now_s, floors.seen))
-        context.ports.images.check(order)
+        images = context.ports.images
+        floors = floors.after(images.refresh(context.now_s, floors.seen))
+        floors = floors.of_epoch(order.model, images.epoch(order.model))
+        epoch = images.check(order)
         manifest = _fetch_manifest(record, context)
         files = check_fits(
             manifest,
             order,
+            epoch=epoch,
             profile=context.profile,
             runtime=context.ports.loader.runtime,
             floors=floors,
@@ -114,7 +117,7 @@ def _check(record: Record, context: EffectContext) -> EffectResult:
     except ExpiredError as error:
         return _expired(error, context.clock_fault)
     except ShoalError as error:
-        return _refused(error)
+        return _refused(error)._replace(floors=floors)
     if serving and serving.sha256 == order.sha256:  # the same manifest, signed by another role
         if proof := context.ports.images.proof(order):
             context.ports.slots.put_proof(record.model, serving.slot, proof)
@@ -253,6 +256,8 @@ def _commit(record: Record, context: EffectContext) -> EffectResult:
     if trial is None:
         return EffectResult(Event.COMMITTED)
     context.serving.retire()
+    if trial.role != RELEASE:  # the automation key must not shut out what its owner signs
+        return EffectResult(Event.COMMITTED)
     return EffectResult(
         Event.COMMITTED, floors=context.floors.raised(counters={trial.model: trial.counter})
     )

@@ -4,7 +4,15 @@ import re
 
 from shoal.agent.installed.floors import Floors
 from shoal.agent.serving.engine import Runtime
-from shoal.errors import BundleError, ModelError, RefusedError, ShoalError, StaleError
+from shoal.epochs import FIRST
+from shoal.errors import (
+    BundleError,
+    ModelError,
+    RefusedError,
+    RevokedError,
+    ShoalError,
+    StaleError,
+)
 from shoal.manifest import File, Manifest
 from shoal.orders import Order
 from shoal.profile import Profile
@@ -15,19 +23,32 @@ _LARGE_MB, _PER_STORED, _BESIDE_MB = 64, 1.1, 64
 
 
 def check_fits(
-    manifest: Manifest, order: Order, *, profile: Profile, runtime: Runtime, floors: Floors
+    manifest: Manifest,
+    order: Order,
+    *,
+    epoch: int = FIRST,
+    profile: Profile,
+    runtime: Runtime,
+    floors: Floors,
 ) -> list[File]:
     """The release's files for this device; raises when it must not, or cannot, run it.
 
-    Raises StaleError below the floor, BundleError for another release than ordered, ModelError
-    with cause "unsupported-profile" or "unusable-model" for one that this device cannot run.
+    epoch   of the metadata that lists it: releases packed before a revocation that are listed
+            after it are as good as those packed since
+
+    Raises RevokedError, StaleError below the floor, BundleError for another release than ordered,
+    ModelError with cause "unsupported-profile" or "unusable-model" for one that this device cannot
+    run.
     """
     if (manifest.model, manifest.version) != (order.model, order.version):
         raise BundleError(f"{order.path} holds {manifest.release}, {order.release} was ordered")
     floor = floors.counters.get(order.model, 0)
-    if manifest.release_counter < floor:
+    if floors.is_revoked(manifest.release):
+        raise RevokedError(f"{manifest.release} was revoked; signed metadata of then is refused")
+    counter = max(manifest.release_counter, epoch)
+    if counter < floor:
         raise StaleError(
-            f"{manifest.release} has release counter {manifest.release_counter}, "
+            f"{manifest.release} has release counter {counter}, "
             f"this device does not go below {floor}"
         )
     if profile.unsupported:

@@ -51,5 +51,5 @@ def _prove(slot: Slot, ports: UpdatePorts, profile: str, ring: str) -> Slot:
         sha256=listed.sha256,
         variant=variant.name,
         model_sha256=variant.file.sha256,
-        counter=manifest.release_counter,
+        counter=max(manifest.release_counter, listed.epoch),
     )

@@ -23,6 +23,7 @@ from shoal.agent.telemetry.reporter import Identity, Reporter
 from shoal.agent.update import effects, machine
 from shoal.agent.update.acceptance import Watch, judge_all
 from shoal.agent.update.effects import EffectContext, EffectResult
+from shoal.agent.update.epochs import EpochWatch
 from shoal.agent.update.machine import Effect, Event, Note
 from shoal.agent.update.ports import UpdatePorts, UpdateSettings
 from shoal.agent.update.recovery import recover
@@ -108,6 +109,8 @@ class Updates:
         self._attempts: dict[str, Attempt] = {}
         self._desired: dict[str, Order] | None = None
         self._payload, self._urls, self._signed_s = b"", dict[str, str](), 0.0
+        self._epochs: dict[str, int] = {}
+        self._epoch_watch = EpochWatch(ports, clock, callbacks.post, self._learn)
 
     @property
     def records(self) -> list[Record]:
@@ -158,6 +161,7 @@ class Updates:
 
     def stop(self) -> None:
         """Cancel the running effects."""
+        self._epoch_watch.stop()
         for attempt in self._attempts.values():
             attempt.worker.cancel()
 
@@ -189,11 +193,13 @@ class Updates:
     def _serve_committed(self, record: Record) -> Record:
         """Load the committed slot, or the spare one; a trial is loaded by its effect.
 
-        A model that is being removed is not loaded again. Returns the record without the slots
-        that are damaged; what is damaged is fetched again.
+        A model that is being removed is not loaded again, nor a spare that was revoked. Returns the
+        record without the slots that are damaged; what is damaged is fetched again.
         """
         if record.state is State.REMOVING:
             return record
+        if record.spare is not None and self.floors.is_revoked(record.spare.release):
+            record = msgspec.structs.replace(record, spare=None)
         committed = record.trial if record.state is State.COMMITTING else record.serving
         for slot in (committed, record.spare):
             if slot is None:
@@ -268,7 +274,7 @@ class Updates:
         self._ports.peers.update(message.peers or {}, message.generations or {})
         self._clock.raise_floor(signed_s)
         self._desired = {order.model: order for order in orders.orders}
-        self._signed_s = orders.signed_s
+        self._signed_s, self._epochs = orders.signed_s, orders.epochs
         for attempt in self._attempts.values():
             attempt.not_before = float("-inf")  # its URLs may be new
 
@@ -286,6 +292,7 @@ class Updates:
                 self._launch(attempt)
             except StorageError as error:
                 self._reporter.fault(disk_fault(str(error)))
+        self._epoch_watch.tick(self._epochs, self.floors)
 
     def _follow_order(self, attempt: Attempt) -> None:
         """Start or cancel an attempt where the desired order asks for it."""
@@ -382,9 +389,7 @@ class Updates:
         result = effects.failed(job.effect, job.error) if job.error else job.value
         current = attempt.record is job.record
         if result.floors:
-            self.floors = self.floors.raised(counters=result.floors.counters)
-            self.floors = self.floors.after(result.floors.seen)
-            self._ports.journal.save_floors(self.floors)
+            self._learn(result.floors)
         if result.event is not None and current:
             note = msgspec.structs.replace(result.note, at_s=self._clock())
             self._advance(attempt, result.event, note, launch=True)
@@ -394,6 +399,13 @@ class Updates:
             self._reporter.fault(fault)
         if result.event is None and current:
             self._continue(attempt, job, result)
+
+    def _learn(self, floors: Floors) -> None:
+        """Raise the floors to what an effect or a look at the metadata has verified."""
+        raised = self.floors.learned(floors).after(floors.seen)
+        if raised != self.floors:
+            self.floors = raised
+            self._ports.journal.save_floors(raised)
 
     def _continue(self, attempt: Attempt, job: EffectJob, result: EffectResult) -> None:
         """The state stays: begin the observation, wait for the download window, or try again."""

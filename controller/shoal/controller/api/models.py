@@ -18,6 +18,8 @@ from shoal.controller.api.routing import (
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases import models, releases, retirement, verdicts
 from shoal.controller.releases.records import Model, ModelInspection, Release
+from shoal.controller.rollouts import release_revocation
+from shoal.controller.store.records import Record
 from shoal.controller.training import imports, scripts, training
 from shoal.estimators import EstimatorFacts
 from shoal.profile import load_profiles
@@ -149,6 +151,30 @@ class Retirement(RequestModel, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class RevocationRequest(RequestModel, frozen=True, kw_only=True):
+    """reason: stored, shown and audited; it must not be empty."""
+
+    reason: str
+
+
+class Revoked(Record, frozen=True, kw_only=True):
+    """A revoked release.
+
+    epoch       security epoch of the model now
+    rollouts    of the release that were ended -> state
+    groups      what groups that ran it run now, as sentences
+    serving     devices that serve it by their last report
+    next_step   what a person is to do; "" for nothing
+    """
+
+    release: str
+    epoch: int
+    rollouts: dict[str, str]
+    groups: list[str]
+    serving: int
+    next_step: str
+
+
 class Publishing(RequestModel, frozen=True, kw_only=True):
     """override: reason for publishing a release that a gate refused; audited."""
 
@@ -270,6 +296,13 @@ def unretire_release(call: Call, ref: str) -> Release:
     """Take a retired release back."""
     retirement.unretire_release(call.ctx, actor=call.by, ref=ref)
     return releases.get_release(call.ctx, ref)
+
+
+@route("POST", "/api/v1/releases/<ref>/revoke", role="admin", tag=TAG)
+def revoke_release(call: Call, ref: str, body: RevocationRequest) -> Revoked:
+    """Revoke a release for good: devices leave it, and refuse every later order of it."""
+    done = release_revocation.revoke(call.ctx, actor=call.by, ref=ref, reason=body.reason)
+    return Revoked(**done._asdict())
 
 
 @route("POST", "/api/v1/models/<model>/retire", role="operator", tag=TAG)

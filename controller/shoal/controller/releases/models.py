@@ -9,6 +9,7 @@ from shoal import manifest
 from shoal.controller.access import audit
 from shoal.controller.data import datasets
 from shoal.controller.host.context import Context
+from shoal.controller.releases import revocation
 from shoal.controller.releases.records import Model
 from shoal.controller.store import changes
 from shoal.controller.store.paging import Orders, has_text, page_of
@@ -146,7 +147,8 @@ def _check_task(db: Connection, task: str, model: str) -> None:
 def _records(db: Connection, rows: Sequence[Row[Any]]) -> list[Model]:
     """Models of rows, with the numbers of their releases: one query, however many."""
     mine = release.c
-    signed = case(((mine.state == RELEASED) & (mine.retired_at == 0), mine.version))
+    good = (mine.state == RELEASED) & (mine.retired_at == 0) & ~revocation.IS_REVOKED
+    signed = case((good, mine.version))
     counts = select(mine.model, func.count(), func.max(mine.version), func.max(signed))
     of_these = counts.where(mine.model.in_([row.name for row in rows])).group_by(mine.model)
     found = {name: (number, last, good) for name, number, last, good in db.execute(of_these)}

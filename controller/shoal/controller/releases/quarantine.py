@@ -1,4 +1,5 @@
-"""Quarantine: releases made from a poisoned round cannot be published or rolled out.
+"""Quarantine: releases made from a poisoned round cannot be published or rolled out; nor can those
+that were revoked, which no lifting brings back.
 
 Computed, not stored with the release: a release that is being built while its round is marked as
 poisoned is in quarantine from the start.
@@ -11,11 +12,13 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from shoal import manifest
+from shoal.controller.releases import revocation
 from shoal.controller.releases.records import Release
 from shoal.controller.store.tables import device, federated_round, release
 from shoal.errors import ConflictError
 
 _HINT = "release an earlier checkpoint: shoal round release TASK --round N"
+_REVOKED = "a revocation is for good: publish another release of {}"
 
 
 def why(db: Connection, origin: Mapping[str, Any] | None) -> str:
@@ -62,23 +65,30 @@ def origin_of(db: Connection, ref: str) -> dict[str, Any] | None:
 
 def check(found: Release) -> None:
     """ConflictError if the release is in quarantine."""
+    if found.revoked_at:
+        raise ConflictError(f"{found.ref} was {found.quarantined}", _REVOKED.format(found.model))
     if found.quarantined:
         raise ConflictError(f"{found.ref} is in quarantine: {found.quarantined}", _HINT)
 
 
 def check_release(db: Connection, ref: str) -> None:
-    """ConflictError if the release, by name, is in quarantine."""
-    if reason := why_release(db, ref):
+    """ConflictError if the release, by name, is in quarantine or revoked."""
+    if reason := revocation.why(db, ref):
+        raise ConflictError(f"{ref} was {reason}", _REVOKED.format(ref.rpartition("@")[0]))
+    if reason := why(db, origin_of(db, ref)):
         raise ConflictError(f"{ref} is in quarantine: {reason}", _HINT)
 
 
 def why_release(db: Connection, ref: str) -> str:
-    """Why the release, by name, is in quarantine; "" if not, or if there is none such."""
-    return why(db, origin_of(db, ref))
+    """Why the release, by name, may not be ordered: revoked, or in quarantine.
+
+    "" if it may, or if there is none such.
+    """
+    return revocation.why(db, ref) or why(db, origin_of(db, ref))
 
 
 def in_quarantine(db: Connection, model: str = "") -> dict[str, str]:
-    """Quarantined releases of one model or of all, oldest first -> why."""
+    """Releases of poisoned rounds, of one model or of all, oldest first -> why."""
     query = select(release.c.model, release.c.version, release.c.report)
     if model:
         query = query.where(release.c.model == model)

@@ -205,7 +205,9 @@ class Release(Record, frozen=True, kw_only=True):
     tensors    of a model of tensors; None for one of rows
     notes      of a model of rows: what was inferred, added or left out
     why_refused  by a gate; it can be published with an override
-    quarantined  why it cannot be published or rolled out: a round of it is poisoned
+    quarantined  why it cannot be published or rolled out: a round of it is poisoned, or it was
+               revoked
+    revoked_at since when it must never be installed again; 0: it was not revoked
     retired_at   since when it, or its model, cannot be published or rolled out any more; 0: it can
     """
 
@@ -237,6 +239,7 @@ class Release(Record, frozen=True, kw_only=True):
     quarantined: str = ""
     retired_at: float = 0.0
     retired_by: str = ""
+    revoked_at: float = 0.0
 
     @property
     def ref(self) -> str:

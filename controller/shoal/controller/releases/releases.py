@@ -12,7 +12,7 @@ from shoal import manifest as manifests
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
-from shoal.controller.releases import quarantine, retirement, verdicts
+from shoal.controller.releases import quarantine, retirement, revocation, verdicts
 from shoal.controller.releases.records import Built, Origin, Release, Signature
 from shoal.controller.runs import recording
 from shoal.controller.store import changes, used_versions
@@ -29,8 +29,6 @@ from shoal.trust import CANDIDATE, RELEASE
 VALIDATED, REFUSED, SIGNED_CANDIDATE, RELEASED = "validated", "refused", "candidate", "released"
 #: Of a release whose deletion has begun: it can only go.
 DELETING = "deleting"
-#: Security epoch, not a version: raised manually if older releases must never run again.
-RELEASE_COUNTER = 1
 #: Retired model -> what that says of each of its releases.
 Retired = Mapping[str, Mapping[str, Any]]
 _RETIRED_NAMES = select(models_table.c.name).where(models_table.c.retired_at > 0)
@@ -51,8 +49,8 @@ def list_releases(ctx: Context, model: str = "", *, retired: bool = True) -> lis
     if model:
         query = query.where(release.c.model == model)
     with ctx.store.read() as db:
-        whole = _retired_models(db)
-        found = [_record(db, row, whole) for row in db.execute(query).all()]
+        whole, revoked = _retired_models(db), revocation.revoked_releases(db, model)
+        found = [_record(db, row, whole, revoked) for row in db.execute(query).all()]
     return [one for one in found if retired or not one.retired_at]
 
 
@@ -84,14 +82,15 @@ def page(
     query = select(release).where(*wanted)
     with ctx.store.read() as db:
         rows, made = page_of(db, query, _ORDERS, sort=sort, cursor=cursor, limit=limit)
-        whole = _retired_models(db)
-        return [_record(db, row, whole) for row in rows], made
+        whole, revoked = _retired_models(db), revocation.revoked_releases(db, model)
+        return [_record(db, row, whole, revoked) for row in rows], made
 
 
 def signed_refs(ctx: Context, limit: int) -> list[str]:
     """ "model@version" of releases that may be rolled out, newest first."""
     mine = release.c
     able = (mine.retired_at == 0) & mine.state.in_((RELEASED, SIGNED_CANDIDATE))
+    able &= ~revocation.IS_REVOKED
     query = select(mine.model, mine.version).where(able, mine.model.not_in(_RETIRED_NAMES))
     with ctx.store.read() as db:
         rows = db.execute(query.order_by(mine.created_at.desc()).limit(limit))
@@ -101,7 +100,8 @@ def signed_refs(ctx: Context, limit: int) -> list[str]:
 def get_release(ctx: Context, ref: str) -> Release:
     """One release, "model@version"; AbsentError if there is none such."""
     with ctx.store.read() as db:
-        return _record(db, _row(db, ref), _retired_models(db))
+        row = _row(db, ref)
+        return _record(db, row, _retired_models(db), revocation.revoked_releases(db, row.model))
 
 
 def manifest_of(ctx: Context, ref: str) -> tuple[Manifest, bytes]:
@@ -128,7 +128,8 @@ def pack(ctx: Context, operation: Operation, built: Built, parent: str) -> Relea
         newest = select(release.c.version).where(release.c.model == model)
         known = db.scalar(newest.order_by(release.c.version.desc()).limit(1)) or 0
         version = max(known, used_versions.newest(db, "model", model)) + 1
-        data = manifests.encode(_manifest(ctx, operation, built, files, version))
+        epoch = revocation.epoch_of(db, model)
+        data = manifests.encode(_manifest(ctx, operation, built, files, version, epoch))
         ctx.blobs.put_bytes(data)
         ref = f"{model}@{version}"
         db.execute(
@@ -275,7 +276,12 @@ def _golden_name(built: Built) -> str:
 
 
 def _manifest(
-    ctx: Context, operation: Operation, built: Built, files: Mapping[str, File], version: int
+    ctx: Context,
+    operation: Operation,
+    built: Built,
+    files: Mapping[str, File],
+    version: int,
+    epoch: int,
 ) -> Manifest:
     profiles, refused = verdicts.served(built.verdicts, load_profiles())
     rows = built.signature is None
@@ -283,7 +289,7 @@ def _manifest(
         schema=SCHEMA if rows else TENSORS_SCHEMA,
         model=operation.subject,
         version=version,
-        release_counter=RELEASE_COUNTER,
+        release_counter=epoch,
         task=built.task,
         input="input" if rows else "",
         output="output" if rows else "",
@@ -369,11 +375,16 @@ def _retired_models(db: Connection) -> Retired:
     }
 
 
-def _record(db: Connection, row: Row[Any], retired: Retired) -> Release:
+def _record(
+    db: Connection, row: Row[Any], retired: Retired, revoked: revocation.Revoked
+) -> Release:
     columns = {str(k): v for k, v in row._mapping.items() if k not in ("report", "manifest")}
     report = {name: row.report[name] for name in _REPORT}
     origin = row.report.get("origin")
-    report |= {"origin": origin, "quarantined": quarantine.why(db, origin)}
+    gone = revoked.get(f"{row.model}@{row.version}")
+    reason = quarantine.why(db, origin) if gone is None else revocation.why_of(gone)
+    report |= {"origin": origin, "quarantined": reason}
+    report |= {} if gone is None else {"revoked_at": gone.at}
     report |= {"tensors": row.report.get("tensors")}
     report |= {"why_refused": row.report.get("why_refused", "")}
     report |= {"notes": row.report.get("notes", [])}

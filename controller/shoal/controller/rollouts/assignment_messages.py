@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from shoal import wire
 from shoal.controller.host.context import Context
-from shoal.controller.releases import download_urls
+from shoal.controller.releases import download_urls, revocation
 from shoal.controller.rollouts.release_files import ReleaseFiles
 from shoal.controller.store.chunks import chunks
 from shoal.controller.store.tables import device
@@ -32,6 +32,7 @@ class MessageWriter:
         self.now = ctx.clock()
         self.expires_at = self.now + LIFETIME_S
         self._targets = _targets(db, names)
+        self._epochs = revocation.epochs(db)
         self._peers = cache(self._peers_of_site)
         self._url = cache(self._signed_url)
 
@@ -44,7 +45,7 @@ class MessageWriter:
         """The message, encoded, of one device."""
         target = self._targets.get(name, _Target("", "", {}, ""))
         message = wire.Assignment(
-            signed=self._ctx.signer.sign_orders(name, version, orders, self.now),
+            signed=self._ctx.signer.sign_orders(name, version, orders, self.now, self._epochs),
             urls=self._urls(target, orders),
             **self._peers_for(name, target),
         )

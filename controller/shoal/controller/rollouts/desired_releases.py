@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, func, select
 
 from shoal.controller.fleet import changed_devices
 from shoal.controller.host.context import Context
-from shoal.controller.releases import quarantine, retirement
+from shoal.controller.releases import quarantine, retirement, revocation
 from shoal.controller.rollouts import (
     assignments,
     cohort,
@@ -82,6 +82,7 @@ class _Look:
         self._paused = trailing.reasons(db)
         self._missing = cache(self._why_missing)
         self._ended = cache(self._ended_rollout)
+        self._revoked = revocation.revoked_releases(db)
         self._quarantined = cache(lambda ref: quarantine.why_release(db, ref))
 
     def decisions(self, why: Mapping[str, set[str]]) -> Iterable[Looked]:
@@ -151,6 +152,8 @@ class _Look:
 
     def _keeps(self, row: Row[Any], serves: str, order: Order | None, by: Runs) -> str:
         """Why a device is left what it serves, although its group runs another release."""
+        if serves and serves in self._revoked:
+            return ""
         if serves and (why := self._quarantined(serves)):
             return f"{serves} is in quarantine ({why}): put it back by a rollout of {by.release}"
         if order is None or order.rollout == by.rollout:

@@ -27,6 +27,7 @@ from shoal.errors import AbsentError, ConflictError
 
 #: Earlier releases that a group remembers, to fall back to.
 REMEMBERED = 10
+_QUARANTINED = "is in quarantine"
 Before = list[dict[str, Any]]
 
 
@@ -71,16 +72,21 @@ def give_up(db: Connection, ctx: Context, rollout: str) -> None:
         _fall_back(db, ctx, row, f"{rollout} was rolled back")
 
 
-def fall_back(db: Connection, ctx: Context, bad: Mapping[str, str]) -> list[str]:
+def fall_back(
+    db: Connection, ctx: Context, bad: Mapping[str, str], what: str = _QUARANTINED
+) -> list[str]:
     """Let groups that run one of these releases run the newest earlier one that may be ordered.
 
-    bad   release -> why. What each falls back to, as sentences.
+    bad   release -> why; what: became of them. What each falls back to, as sentences.
     """
     said = []
     for row in db.execute(select(group_release).where(group_release.c.release.in_(bad))).all():
-        to = _fall_back(db, ctx, row, f"{row.release} is in quarantine")
-        what = f"{to} for devices that join or return" if to else f"no release of {row.model}"
-        said.append(f"group {row.group} falls back to {what}")
+        to = _fall_back(db, ctx, row, f"{row.release} {what}")
+        whose = " for devices that join or return" if what == _QUARANTINED else ""
+        said.append(
+            f"group {row.group} falls back to "
+            + (f"{to}{whose}" if to else f"no release of {row.model}")
+        )
     return said
 
 

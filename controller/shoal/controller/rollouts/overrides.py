@@ -68,6 +68,17 @@ def include(ctx: Context, *, actor: str, device: str, model: str) -> None:
     _lift(ctx, actor, device, EXCLUDE, model)
 
 
+def end_pins(db: Connection, ctx: Context, actor: str, release: str) -> list[str]:
+    """End the pins to a release that was revoked; the devices, by name."""
+    mine = (device_override.c.kind == PIN) & (device_override.c.release == release)
+    names = list(db.scalars(select(device_override.c.device).where(mine)))
+    db.execute(delete(device_override).where(mine))
+    for name in names:
+        detail = {"model": manifest.parse_release(release)[0], "why": f"{release} was revoked"}
+        _note(db, ctx, actor, name, f"{PIN}.end", detail)
+    return sorted(names)
+
+
 def overrides_of(db: Connection, names: Iterable[str]) -> dict[str, list[Override]]:
     """Device -> its overrides; devices without one are absent."""
     found: dict[str, list[Override]] = {}

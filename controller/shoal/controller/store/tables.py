@@ -240,6 +240,17 @@ release = Table(
     text("retired_by"),
     Index("ix_release_operation", "operation"),
 )
+revocation = Table(  # epoch: 0 until metadata says it; cursor: see rollouts.release_revocation
+    "revocation",
+    metadata,
+    Column("model", String(63), primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    count("epoch"),
+    number("at"),
+    text("by"),
+    text("reason"),
+    text("cursor"),
+)
 
 used_version = Table(  # highest version of a model or dataset that something deleted has used
     "used_version",

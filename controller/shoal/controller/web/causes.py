@@ -32,6 +32,11 @@ CAUSES: dict[str, Cause] = {
         "Nothing was installed. Find out who made this release before doing anything else; "
         "see the audit log.",
     ),
+    "revoked": Cause(
+        "Revoked: it must never run again",
+        "Nothing was installed. If you did not order it, somebody holds the director's key: "
+        "see docs/security.md.",
+    ),
     "stale": Cause(
         "Older than what the device has already seen",
         "Publish the release again with fresh metadata, and check the device's clock.",

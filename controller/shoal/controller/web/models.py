@@ -10,7 +10,7 @@ from shoal.controller.data import datasets
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases, retirement
-from shoal.controller.rollouts import listing, undeployments
+from shoal.controller.rollouts import listing, release_revocation, undeployments
 from shoal.controller.training import imports
 from shoal.controller.web.screen import actor, asked, blueprint, context, read_facts, show
 from shoal.errors import AbsentError, InputError
@@ -130,6 +130,20 @@ def _find(get, name: str):  # type: ignore[no-untyped-def]
         return get(context(), name)
     except AbsentError:
         return None
+
+
+@blueprint.get("/releases/<ref>/revoke")
+def release_revoke_confirm(ref: str) -> str:
+    """Confirmation dialog for revoking a release."""
+    return show("revoke_confirm.html", release=releases.get_release(context(), ref))
+
+
+@blueprint.post("/releases/<ref>/revoke")
+def release_revoke(ref: str) -> Response:
+    """Revoke a release for good."""
+    reason = request.form.get("reason", "").strip()
+    release_revocation.revoke(context(), actor=actor("admin").name, ref=ref, reason=reason)
+    return redirect(url_for("web.release", ref=ref), 303)
 
 
 @blueprint.post("/releases/<ref>/<action>")

@@ -126,6 +126,7 @@ BADGES: dict[str, Badge] = {
     "AGGREGATING": Badge("info", "run", "Aggregating"),
     "EVALUATING": Badge("info", "run", "Evaluating"),
     "DONE": Badge("ok", "check", "Done"),
+    "revoked": Badge("bad", "stop", "Revoked"),
     "poisoned": Badge("bad", "stop", "In quarantine"),
     # a device's part in a round
     "INVITED": Badge("idle", "wait", "Invited"),

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -37,6 +38,7 @@ from tuf.api.metadata import (
 )
 from tuf.api.serialization import DeserializationError
 
+from shoal import epochs
 from shoal.controller.host.io.files import write_durable
 from shoal.controller.host.io.keys import KeyFolder
 from shoal.errors import SettingError, StorageError
@@ -53,6 +55,7 @@ DAYS = {
 }  # fmt: skip
 #: Old versions of a role's metadata kept for devices in the middle of a refresh.
 KEPT_VERSIONS = 8
+NO_EPOCHS: Mapping[str, int] = MappingProxyType({})
 _ORDER_OWN = ("path", "length", "sha256")
 _S = TypeVar("_S", Root, Snapshot, Targets, Timestamp)
 
@@ -158,6 +161,23 @@ class Signer:
             if changed:
                 self._publish(changed)
 
+    def revoke_target(self, model: str, version: int) -> int:
+        """Revoke a release in the model's next security epoch; that epoch. A repeat changes
+        nothing."""
+        with self._guarded():
+            self._delegate(model)
+            roles = {f"{role}-{model}": role for role in (RELEASE, CANDIDATE)}
+            changed = {name: self._read(Targets, name) for name in roles}
+            known = [epochs.read(one.signed.unrecognized_fields) for one in changed.values()]
+            if all(version in one.revoked for one in known):
+                return max(one.epoch for one in known)
+            after = epochs.SecurityEpoch().after(version, known)
+            for name, targets in changed.items():
+                targets.signed.targets.pop(target_path(roles[name], model, version), None)
+                epochs.write(targets.signed.unrecognized_fields, after)
+            self._publish(changed)
+            return after.epoch
+
     def key_id(self, role: str, model: str) -> str:
         """Id of the public key that signs `role` of `model`."""
         return self.keys.get(f"{role}-{model}").public_key.keyid
@@ -225,16 +245,25 @@ class Signer:
             timestamp.sign(self.keys.get("timestamp"))
             return {"timestamp.json": timestamp.to_bytes(), **files}
 
-    def sign_orders(self, device: str, version: int, orders: Sequence[Order], now: float) -> bytes:
+    def sign_orders(
+        self,
+        device: str,
+        version: int,
+        orders: Sequence[Order],
+        now: float,
+        epochs: Mapping[str, int] = NO_EPOCHS,
+    ) -> bytes:
         """The assignment of one device as shoal.trust.verify_orders reads it.
 
         version   strictly rising per device
+        epochs    model -> security epoch, of models of which a release was revoked
         """
+        custom = {"device": device, "signed_s": int(now), **({"epochs": epochs} if epochs else {})}
         targets = Targets(
             version=version,
             expires=_expiry("director", now),
             targets={order.path: _order_target(order) for order in orders},
-            unrecognized_fields={"shoal": {"device": device, "signed_s": int(now)}},
+            unrecognized_fields={"shoal": custom},
         )
         metadata = Metadata(targets)
         metadata.sign(self.keys.get("director"))
