@@ -210,6 +210,14 @@ def test_how_a_table_was_read_and_what_was_left_out_is_in_the_api_and_the_consol
         assert words in shown
     assert send(controller, path, label="ok", encoding="latin-1", skip="1").json["version"] == 1
     assert "separator" in refusal(send(controller, path, label="ok", separator="ab"), 422)
+    path.write_bytes(b"heat;ok;load\n" + b"1,5;1;3\n2,5;0;4\n" * 20)
+    assert send(controller, path, label="ok").json["version"] == 2
+    assert "diff?before=parts@1" in page(controller, "/datasets/parts@2").replace("%40", "@")
+    changed = controller.get("/api/v1/datasets/parts@2/diff?before=parts@1").json["table"]
+    assert (changed["rows_same"], changed["rows_removed"]) == (40, 1)
+    shown = page(controller, "/datasets/parts@2/diff")
+    for words in ("parts@1 to parts@2", "load", "not there", "40 the same"):
+        assert words in shown
 
 
 def test_an_excel_workbook_is_refused_with_what_to_do(

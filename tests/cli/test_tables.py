@@ -33,6 +33,10 @@ def test_the_page_on_tables_runs_as_printed(
     Path("export.csv.gz").write_bytes(gzip.compress(Path("export.csv").read_bytes()))
     assert zipped == "gzip -k export.csv"
     assert blocks("")[1].strip() in shoal(*again.split()[1:]).stdout
+    assert "bench@1" in shoal("dataset", "versions", "bench").stdout
+    same = shoal("dataset", "diff", "bench@1", "bench")
+    assert same.exit_code == 0, same.output
+    assert "none of 4 columns differs" in same.stdout
     found = shoal(*blocks("sh")[2].split()[1:], "--json").stdout
     assert [one["count"] for one in json.loads(found)["findings"]] == [1]
     assert "line 51 of the file" in found

@@ -175,6 +175,54 @@ def report(session: Session, ref: str) -> None:
     session.show(found, lambda: Group(*dataset_contents.report(found)))
 
 
+@dataset.command("versions")
+@click.argument("name")
+@listed
+@click.pass_obj
+def versions(session: Session, name: str, search: str, limit: int) -> None:
+    """List the versions of one dataset, newest first.
+
+    \b
+    Example:
+      shoal dataset versions parts
+    """
+    found = list(session.api.items(at("datasets"), most=limit, q=search, name=name))
+    columns: Columns = {
+        "version": _ref,
+        "rows or items": "rows",
+        "size": lambda d: size(d["size"]),
+        "label": "label",
+        "left out": lambda d: plain(sum(one["count"] for one in d["left_out"]) or ""),
+        "duplicates": lambda d: plain(d["duplicates"] or ""),
+        "made from": "parents",
+        "when": lambda d: instant(d["created_at"]),
+        "by": "created_by",
+    }
+    none = "no such dataset; see all with: shoal dataset list"
+    session.show(found, lambda: table(found, columns, empty=none))
+
+
+@dataset.command("diff")
+@click.argument("before", metavar="A[@N]")
+@click.argument("after", metavar="B[@N]")
+@click.pass_obj
+def diff(session: Session, before: str, after: str) -> None:
+    """What changed from table A to table B: columns, rows, distributions.
+
+    A row is the same when its values in the columns of both are; one that is there twice counts
+    twice. A column differs when its distributions are farther apart than chance explains, and than
+    0.05 of 1: of numbers the largest distance of the distribution functions (Kolmogorov), of text
+    half the sum of how far the shares are apart.
+
+    \b
+    Examples:
+      shoal dataset diff parts@1 parts@2
+      shoal dataset diff parts@1 parts --json
+    """
+    found = session.api.get(at("datasets", after, "diff"), before=before)
+    session.show(found, lambda: Group(*dataset_contents.diff(found)))
+
+
 dataset.add_command(
     deletion_of("datasets", "a version of a dataset", "shoal dataset delete stamps@1")
 )

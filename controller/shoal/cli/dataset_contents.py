@@ -140,6 +140,41 @@ def report(found: JsonObject) -> list[Any]:
     return [table(found["findings"], columns, empty=plain(clean)), *more]
 
 
+def diff(found: JsonObject) -> list[Any]:
+    """What changed from one table to another."""
+    one, other, changed = found["before"], found["after"], found["table"]
+    about: Columns = {
+        "from": lambda t: plain(f"{one}, {t['rows_before']} rows"),
+        "to": lambda t: plain(f"{other}, {t['rows_after']} rows"),
+        "rows added": lambda t: plain(_rows_of(t["rows_added"], t["added"])),
+        "rows removed": lambda t: plain(_rows_of(t["rows_removed"], t["removed"])),
+        "rows the same": lambda t: str(t["rows_same"]),
+    }
+    columns: Columns = {
+        "column": "column",
+        "what": "what",
+        "before": lambda c: plain(c["before"] or "not there"),
+        "after": lambda c: plain(c["after"] or "not there"),
+    }
+    shifts: Columns = {
+        "column that differs": "column",
+        "distance": lambda s: f"{s['distance']:.3f}",
+        "before": "before",
+        "after": "after",
+        "missing": lambda s: f"{s['missing_before']:.2g} % to {s['missing_after']:.2g} %",
+    }
+    differ = [shift for shift in changed["shifts"] if shift["differs"]]
+    return [
+        card(changed, about), "",
+        table(changed["columns"], columns, empty="the same columns, types and roles"), "",
+        table(differ, shifts, empty=f"none of {len(changed['shifts'])} columns differs"),
+    ]  # fmt: skip
+
+
+def _rows_of(count: int, rows: list[int]) -> str:
+    return f"{count}" + (f", such as row {', '.join(map(str, rows))}" if rows else "")
+
+
 def left_out(found: list[JsonObject], what: str) -> Any:
     """What `dataset show` prints of the files or rows that are not in a dataset."""
     columns: Columns = {

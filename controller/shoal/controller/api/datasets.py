@@ -13,9 +13,9 @@ from shoal.controller.api.routing import (
     listed,
     route,
 )
-from shoal.controller.data import adding, csv_detection, datasets
+from shoal.controller.data import adding, comparison, csv_detection, datasets
 from shoal.controller.data.adding import Upload
-from shoal.controller.data.records import CleaningReport, DatasetVersion
+from shoal.controller.data.records import CleaningReport, DatasetDiff, DatasetVersion
 
 TAG = "models"
 #: Bytes of an upload: a hundred thousand photographs.
@@ -29,6 +29,7 @@ class DatasetQuery(RequestModel, frozen=True, kw_only=True):
     sort   created, name, rows or size; "-" before it: falling
     """
 
+    name: str = ""
     kind: Literal["", "table", "images", "audio", "tensors"] = ""
     q: str = ""
     sort: str = "-created"
@@ -95,6 +96,18 @@ def get_dataset(call: Call, ref: str) -> DatasetVersion:
 def get_report(call: Call, ref: str) -> CleaningReport:
     """What was looked for in a table, and found: counts, columns, example rows."""
     return datasets.get_report(call.ctx, ref)
+
+
+class DiffQuery(RequestModel, frozen=True, kw_only=True):
+    """before: "name@version"; "" for the version before it."""
+
+    before: str = ""
+
+
+@route("GET", "/api/v1/datasets/<ref>/diff", role="viewer", tag=TAG)
+def get_diff(call: Call, query: DiffQuery, ref: str) -> DatasetDiff:
+    """What changed from another version to this one: columns, rows, distributions."""
+    return comparison.compare(call.ctx, ref, query.before)
 
 
 @route("GET", "/api/v1/datasets/<ref>/thumbnails/<int:index>", role="viewer", tag=TAG,

@@ -70,7 +70,7 @@ def add_dataset(
     """
     check_name(name)
     parents = [get_dataset(ctx, parent).ref for parent in parents]
-    with tempfile.NamedTemporaryFile(dir=_uploads(ctx), suffix=".parquet") as file:
+    with tempfile.NamedTemporaryFile(dir=uploads(ctx), suffix=".parquet") as file:
         target = Path(file.name)
         reading = table_files.store_table(path, filename, csv or csv_detection.wanted(), target)
         with StoredTable(target) as table:
@@ -150,6 +150,7 @@ def list_datasets(ctx: Context) -> list[DatasetVersion]:
 def page(
     ctx: Context,
     *,
+    name: str = "",
     kind: str = "",
     q: str = "",
     sort: str = "-created",
@@ -158,12 +159,14 @@ def page(
 ) -> tuple[list[DatasetVersion], Page]:
     """Versions that match every given filter, newest first unless `sort` says otherwise.
 
+    name   of the dataset, exactly
     kind   "table", "images", "audio" or "tensors"
     q      part of "name@version", of the label or of who added it
     Raises InputError for an unknown order, an invalid limit or cursor.
     """
     mine = dataset.c
     wanted = [mine.kind == kind] if kind else []
+    wanted += [mine.name == name] if name else []
     ref = mine.name + "@" + cast(mine.version, Text)
     wanted += has_text(q, ref, mine.label, mine.created_by)
     query = select(*_FIELDS).where(*wanted)
@@ -218,7 +221,7 @@ def get_report(ctx: Context, ref: str) -> CleaningReport:
 
 def _examine_again(ctx: Context, version: DatasetVersion) -> CleaningReport:
     how = version.csv or csv_detection.wanted()
-    with tempfile.NamedTemporaryFile(dir=_uploads(ctx), suffix=".parquet") as file:
+    with tempfile.NamedTemporaryFile(dir=uploads(ctx), suffix=".parquet") as file:
         target, path = Path(file.name), ctx.blobs.path(version.sha256)
         table_files.store_table(path, version.ref, replace(how, thousands="", uneven=0), target)
         with StoredTable(target) as table:
@@ -227,7 +230,8 @@ def _examine_again(ctx: Context, version: DatasetVersion) -> CleaningReport:
             return cleaning.examine(table, version.columns, hashes, version.left_out, unused)
 
 
-def _uploads(ctx: Context) -> Path:
+def uploads(ctx: Context) -> Path:
+    """The folder of files that are being read."""
     folder = ctx.folder / "uploads"  # which is emptied at a start
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -75,6 +75,60 @@ class CleaningReport(Record, frozen=True, kw_only=True):
     more: int = 0
 
 
+class ColumnChange(Record, frozen=True, kw_only=True):
+    """A column that is not in both tables, or is another. what: "type" or "role"; "" is none."""
+
+    column: str
+    what: str
+    before: str
+    after: str
+
+
+class ColumnShift(Record, frozen=True, kw_only=True):
+    """How a column of two tables is distributed.
+
+    distance   0 to 1: of numbers Kolmogorov's, of text total variation; or of the shares missing,
+               if that is more
+    differs    whether it is more than chance explains, and than 0.05
+    missing_before, missing_after   percent of the rows
+    before, after   range and median of numbers; of text the shares that are farthest apart
+    """
+
+    column: str
+    distance: float
+    differs: bool
+    missing_before: float
+    missing_after: float
+    before: str
+    after: str
+
+
+class TableDiff(Record, frozen=True, kw_only=True):
+    """What changed from one table to another; rows are the same by the columns that both have.
+
+    added, removed   numbers of the first rows, from 1, that the other table has not
+    columns          that changed; shifts: of the columns of both, the farthest apart first
+    """
+
+    rows_before: int
+    rows_after: int
+    rows_same: int
+    rows_added: int
+    rows_removed: int
+    added: list[int]
+    removed: list[int]
+    columns: list[ColumnChange]
+    shifts: list[ColumnShift]
+
+
+class DatasetDiff(Record, frozen=True, kw_only=True):
+    """What changed from one version to another, "name@version" each."""
+
+    before: str
+    after: str
+    table: TableDiff
+
+
 class InputSummary(Record, frozen=True, kw_only=True):
     """An array of each item. low, high: least and most of each axis; datatype as of OIP v2."""
 

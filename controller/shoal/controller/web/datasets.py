@@ -5,7 +5,7 @@ from pathlib import Path
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.data import adding, csv_detection, datasets
+from shoal.controller.data import adding, comparison, csv_detection, datasets
 from shoal.controller.data.adding import Upload
 from shoal.controller.data.records import TABLE
 from shoal.controller.store.records import Page
@@ -14,6 +14,8 @@ from shoal.errors import InputError
 
 #: Thumbnails on a page.
 SHOWN = 24
+#: Versions of its dataset on the page of one.
+VERSIONS = 10
 _TEXTS = ("name", "kind", "label", "site", "split", "labels_from")
 
 
@@ -68,7 +70,17 @@ def dataset_one(ref: str) -> str:
         pictures = adding.pictures(ctx, found, first, SHOWN)
         more = first + len(pictures)
         page = Page(next=str(more) if more < found.rows else "", total=found.rows)
-    return show("dataset.html", dataset=found, pictures=pictures, page=page, report=report)
+    return show(
+        "dataset.html", dataset=found, pictures=pictures, page=page, report=report,
+        versions=datasets.page(ctx, name=found.name, limit=VERSIONS)[0],
+    )  # fmt: skip
+
+
+@blueprint.get("/datasets/<ref>/diff")
+def dataset_diff(ref: str) -> str:
+    """What changed from the version `before`, or the one before it."""
+    found = comparison.compare(context(), ref, request.args.get("before", ""))
+    return show("dataset_diff.html", diff=found)
 
 
 @blueprint.get("/datasets/<ref>/thumbnails/<int:index>")
