@@ -47,6 +47,9 @@ format: setup  ## format and fix the code
 bench: setup  ## measure; writes bench/*.json and prints tables
 	@$(BIN)/python tests/bench $(ARGS)
 
+bench-rollout: setup  ## behaviour gates on simulated fleets: false stops, missed bad releases
+	@$(BIN)/python tests/bench rollout $(ARGS)
+
 bench-federated: setup  ## rounds of 10, 50 and 200 devices beside Flower, and twenty agents that learn digits
 	@$(BIN)/python tests/bench aggregation federated $(ARGS)
 	@SHOAL_SOAK=1 SHOAL_BENCH=bench $(BIN)/python -m pytest -n 0 -s -q tests/federated/test_twenty.py

@@ -329,6 +329,7 @@ REFERENCES: dict[str, Callable[[], str]] = {
     "bench-footprint": lambda: measured("footprint"),
     "bench-ingest": lambda: measured("ingest"),
     "bench-rollouts": lambda: measured("rollouts"),
+    "bench-rollout": lambda: measured("rollout"),
     "bench-update": lambda: measured("update"),
     "bench-federated": lambda: measured("federated"),
     "bench-federated-digits": lambda: measured("federated-digits"),

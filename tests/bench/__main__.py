@@ -20,6 +20,7 @@ NAMES = (
     "feeds",
     "ingest",
     "rollouts",
+    "rollout",
     "update",
     "delta",
     "drift",
