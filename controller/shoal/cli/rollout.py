@@ -1,9 +1,11 @@
 """`shoal rollout`: roll a release out to the fleet in stages, with a gate after each."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.console import Group, RenderableType
 from rich.live import Live
 
@@ -178,6 +180,66 @@ def show_rollout(session: Session, id_: str) -> None:
     """
     found = whole(session.api, id_)
     session.show(found, lambda: _full_view(session, found))
+
+
+@rollout.command("receipts")
+@click.argument("id_", metavar="ID")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="File to write."
+)
+@click.pass_obj
+def write_receipts(session: Session, id_: str, out: Path) -> None:
+    """Write what each verdict of --gate was computed from.
+
+    On any machine with Shoal, without a controller, `shoal-controller replay FILE` computes every
+    verdict again and names an input that was changed.
+
+    \b
+    Example:
+      shoal rollout receipts 01h9 --out receipts.json
+    """
+    found = session.api.get(at("rollouts", id_, "receipts"))
+    out.write_bytes(msgspec.json.encode(found))
+    said = {"file": str(out), "looks": len(found["looks"]), "inputs": len(found["inputs"])}
+    text = f"{said['looks']} looks; compute them again: shoal-controller replay {out}"
+    session.show(said, lambda: text)
+
+
+@rollout.command("replay")
+@click.argument("id_", metavar="ID")
+@click.option(
+    "--gate", "gates", multiple=True, required=True, metavar="METRIC[:KEY=VALUE,...]",
+    help="As of `shoal rollout start`.",
+)  # fmt: skip
+@click.pass_obj
+def replay(session: Session, id_: str, gates: tuple[str, ...]) -> None:
+    """Say what a rollout would have done under other gates. Changes nothing.
+
+    Of rollouts that had some --gate: all metrics are recorded, whichever was asked for.
+
+    \b
+    Example:
+      shoal rollout replay 01h9 --gate latency:tolerance=1.1
+    """
+    found = session.api.post(at("rollouts", id_, "replay"), {"gates": gate_plans(gates)})
+    session.show(found, lambda: _would_have(found))
+
+
+def _would_have(found: JsonObject) -> str:
+    """A counterfactual in a sentence.
+
+    >>> end = {"stage": "canary", "of": 900, "devices": 14, "why": "errors are up", "looks": 3}
+    >>> _would_have({"outcome": "FAILED", **end})
+    'would have stopped at stage canary, 14 devices instead of 900: errors are up'
+    """
+    if found["outcome"] == "FAILED":
+        return (
+            f"would have stopped at stage {found['stage']}, {found['devices']} devices instead of "
+            f"{found['of']}: {found['why']}"
+        )
+    if found["outcome"] == "PASSED":
+        return f"would have gone the same way, {found['of']} devices: {found['why']}"
+    return f"would not have decided in {found['looks']} looks: {found['why']}"
 
 
 def _add_action(verb: str, text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from shoal.address import url_of
-from shoal.errors import ConflictError, ShoalError
+from shoal.errors import ConflictError, InputError, ShoalError
 
 #: Exit codes: 0 success, 1 failure with a message, 2 wrong usage (click's own).
 FAILED = 1
@@ -312,6 +312,38 @@ def restore(folder: Path, source: Path, as_json: bool) -> None:
         return
     click.echo(f"restored {folder} from {source}: {done.files} files, {done.bytes / 1e6:.1f} MB")
     click.echo(f"next: shoal-controller serve --folder {folder}")
+
+
+@main.command()
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_report_errors
+def replay(file: Path, as_json: bool) -> None:
+    """Compute every verdict in FILE, of `shoal rollout receipts`, again: no controller is needed.
+
+    \b
+      shoal rollout receipts 01h9 --out receipts.json
+      shoal-controller replay receipts.json
+
+    Exit code 1 when an input was changed, which is named, or a verdict comes out otherwise.
+    """
+    from shoal.controller.rollouts import receipts
+
+    try:
+        export = receipts.read_export(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}", "name a file that exists") from error
+    found = receipts.differences(export)
+    if as_json:
+        click.echo(json.dumps({"looks": len(export.looks), "differences": found}))
+    elif not found:
+        click.echo(
+            f"{len(export.looks)} looks of {export.rollout}: every verdict comes out the same"
+        )
+    else:
+        click.echo("\n".join(found))
+    if found:
+        sys.exit(FAILED)
 
 
 @main.command()

@@ -1,12 +1,16 @@
 """Rollouts with behaviour gates: stopped, let through, or paused with what is missing."""
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
 from fakes import memory_folder
 from fleet import MODEL, Fleet
-from shoal.controller.rollouts import rollouts
+from shoal.controller.__main__ import main
+from shoal.controller.rollouts import replay, rollouts
 from shoal.controller.rollouts.behaviour_records import METRICS, BehaviourGate
 from shoal.controller.store.rollout_tables import gate_look
+from shoal.errors import ConflictError
 from stored_windows import keep, new_window
 
 pytestmark = pytest.mark.scenario
@@ -64,7 +68,7 @@ def pass_hours(fleet, ident, hours, *, canaries=None):
             return
 
 
-def test_a_release_that_installs_well_and_does_worse_is_stopped_at_the_canaries(fleet):
+def test_a_release_that_installs_well_and_does_worse_is_stopped_at_the_canaries(fleet, tmp_path):
     ident = begin(fleet, on_failure="rollback")
     pass_hours(fleet, ident, 6, canaries={"slow": 2_000})
     found = fleet.rollout(ident)
@@ -81,6 +85,30 @@ def test_a_release_that_installs_well_and_does_worse_is_stopped_at_the_canaries(
     assert newest.metrics[0].control.past_pct == pytest.approx(1.0, abs=0.1)
     older, _ = rollouts.evidence(fleet.ctx, ident, cursor=page.next)
     assert len(older) == len(fleet.rows_of(gate_look)) - 1
+    check_receipts(fleet, ident, tmp_path / "receipts.json")
+
+
+def check_receipts(fleet, ident, file):
+    """Its verdicts come out the same without the controller; other gates change what it does."""
+    export = replay.receipts(fleet.ctx, ident)
+    file.write_bytes(msgspec.json.encode(export))
+    run = CliRunner().invoke(main, ["replay", str(file)])
+    assert (run.exit_code, "every verdict comes out the same" in run.output) == (0, True)
+    first = export.looks[-1].receipt.hours[0]
+    changed = msgspec.json.decode(export.inputs[first])
+    changed["counts"]["latency"]["events"] = [0] * 5
+    export.inputs[first] = msgspec.json.encode(changed).decode()
+    file.write_bytes(msgspec.json.encode(export))
+    run = CliRunner().invoke(main, ["replay", str(file)])
+    assert run.exit_code == 1
+    assert "of stage canary has changed: its SHA-256 is not" in run.output
+    assert "the verdict is FAILED" in run.output
+    same = replay.replay(fleet.ctx, ident, [BehaviourGate(metric="latency")])
+    assert (same.outcome, same.stage, same.devices, same.of) == ("FAILED", "canary", 2, 2)
+    other = replay.replay(fleet.ctx, ident, [BehaviourGate(metric="latency", tolerance=9.0)])
+    assert other.outcome != "FAILED"
+    with pytest.raises(ConflictError):
+        replay.replay(fleet.ctx, rollouts.list_rollouts(fleet.ctx)[-1].id, GATES)
 
 
 def test_a_release_that_is_no_worse_goes_on_once_that_is_shown(fleet):

@@ -5,8 +5,9 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
-from shoal.controller.rollouts import listing, rollouts, undeployments
-from shoal.controller.rollouts.behaviour_records import Evidence
+from shoal.controller.rollouts import listing, replay, rollouts, undeployments
+from shoal.controller.rollouts.behaviour_records import BehaviourGate, Evidence
+from shoal.controller.rollouts.receipts import Counterfactual, ReceiptExport
 from shoal.controller.rollouts.records import (
     Rollout,
     RolloutDevice,
@@ -57,6 +58,12 @@ class EvidenceQuery(RequestModel, frozen=True, kw_only=True):
     stage: str = ""
     cursor: str = ""
     limit: Limit = 100
+
+
+class Replay(RequestModel, frozen=True, kw_only=True):
+    """Behaviour gates to compute a rollout's looks again with."""
+
+    gates: Annotated[list[BehaviourGate], msgspec.Meta(min_length=1, max_length=3)]
 
 
 class Abort(RequestModel, frozen=True, kw_only=True):
@@ -144,6 +151,18 @@ def list_evidence(
 ) -> Listing[Evidence]:
     """What each look of the behaviour gates found, newest first."""
     return Listing(*rollouts.evidence(call.ctx, id, **msgspec.structs.asdict(query)))
+
+
+@route("GET", "/api/v1/rollouts/<id>/receipts", role="viewer", tag=TAG)
+def get_receipts(call: Call, id: str) -> ReceiptExport:  # noqa: A002
+    """Receipts of the behaviour gates with all inputs, to compute every verdict again."""
+    return replay.receipts(call.ctx, id)
+
+
+@route("POST", "/api/v1/rollouts/<id>/replay", role="viewer", tag=TAG)
+def replay_rollout(call: Call, id: str, body: Replay) -> Counterfactual:  # noqa: A002
+    """What a rollout would have done under other behaviour gates; changes nothing."""
+    return replay.replay(call.ctx, id, body.gates)
 
 
 @route("POST", "/api/v1/rollouts/<id>/approve", role="approver", tag=TAG)

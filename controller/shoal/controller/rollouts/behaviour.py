@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal.controller.rollouts.behaviour_records import (
+    METRICS,
     BehaviourGate,
     Counts,
     Evidence,
@@ -34,6 +35,7 @@ from shoal.controller.rollouts.behaviour_records import (
     Panel,
     Side,
 )
+from shoal.errors import InputError
 
 #: Version of the formulas: a receipt names it.
 FORMULA = "behaviour/1"
@@ -80,6 +82,21 @@ class Hourly(NamedTuple):
     y: F64
     expected_x: F64
     expected_y: F64
+
+
+def check_gates(gates: Sequence[BehaviourGate]) -> None:
+    """InputError for gates that cannot be judged."""
+    metrics = [one.metric for one in gates]
+    if unknown := next((name for name in metrics if name not in METRICS), ""):
+        raise InputError(f"gate {unknown!r:.40}", f"use {', '.join(METRICS)}")
+    if len(set(metrics)) < len(metrics):
+        raise InputError("two gates of one metric", "give each metric once")
+    for one in gates:
+        if not 1.05 <= one.tolerance <= 10 or not one.acceptable_pct < 100:
+            raise InputError(
+                f"gate {one.metric}: tolerance is 1.05 to 10, acceptable_pct is below 100",
+                f"for example tolerance 1.5: {one.metric} may be half as frequent again",
+            )
 
 
 def judge(

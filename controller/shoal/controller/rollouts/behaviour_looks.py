@@ -25,6 +25,7 @@ from shoal.controller.rollouts.behaviour_records import (
     Panel,
     Receipt,
 )
+from shoal.controller.rollouts.receipts import KeptLook, ReceiptExport
 from shoal.controller.rollouts.records import RolloutPlan, Stage
 from shoal.controller.store import window_sums
 from shoal.controller.store.chunks import chunks
@@ -124,6 +125,25 @@ def evidence(db: Connection, rollout: str, stage: str, before: float, limit: int
     wanted = [c.rollout == rollout, c.at < before, *([c.stage == stage] if stage else [])]
     query = select(c.evidence).where(*wanted).order_by(c.at.desc(), c.stage).limit(limit)
     return [msgspec.convert(one, Evidence) for one in db.scalars(query)]
+
+
+def export(db: Connection, rollout: str, release: str) -> ReceiptExport:
+    """Receipts of a rollout with all their inputs."""
+    c, given = gate_look.c, gate_input.c
+    looks = select(c.evidence, c.receipt).where(c.rollout == rollout).order_by(c.at, c.stage)
+    bodies = select(given.sha256, given.body).where(given.rollout == rollout)
+    return ReceiptExport(
+        rollout=rollout,
+        release=release,
+        looks=[
+            KeptLook(
+                evidence=msgspec.convert(row.evidence, Evidence),
+                receipt=msgspec.convert(row.receipt, Receipt),
+            )
+            for row in db.execute(looks)
+        ],
+        inputs={row.sha256: zlib.decompress(row.body).decode() for row in db.execute(bodies)},
+    )
 
 
 def has_control(found: Evidence) -> bool:

@@ -23,7 +23,8 @@ from shoal.controller.rollouts import (
     trailing,
     undeployments,
 )
-from shoal.controller.rollouts.behaviour_records import METRICS, Evidence
+from shoal.controller.rollouts.behaviour import check_gates
+from shoal.controller.rollouts.behaviour_records import Evidence
 from shoal.controller.rollouts.desired_state import TRAILING
 from shoal.controller.rollouts.machine import ENDED, Event, StageEvent, StageState, State
 from shoal.controller.rollouts.machine import stage_step as stage_step_of
@@ -399,17 +400,7 @@ def _check(plan: RolloutPlan) -> None:
 
 def _check_gates(plan: RolloutPlan) -> None:
     """InputError for behaviour gates that cannot be judged."""
-    metrics = [one.metric for one in plan.gates]
-    if unknown := next((name for name in metrics if name not in METRICS), ""):
-        raise InputError(f"gate {unknown!r:.40}", f"use {', '.join(METRICS)}")
-    if len(set(metrics)) < len(metrics):
-        raise InputError("two gates of one metric", "give each metric once")
-    for one in plan.gates:
-        if not 1.05 <= one.tolerance <= 10 or not one.acceptable_pct < 100:
-            raise InputError(
-                f"gate {one.metric}: tolerance is 1.05 to 10, acceptable_pct is below 100",
-                f"for example tolerance 1.5: {one.metric} may be half as frequent again",
-            )
+    check_gates(plan.gates)
     if plan.gates and len(plan.stages) < 2 and plan.stages[0].select.percent == 100:
         raise InputError(
             "gates compare the devices of a stage with devices that have another release",
