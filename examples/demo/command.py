@@ -22,6 +22,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(cls=Command)
 @click.option("--exit", "leave", is_flag=True, help="Exit after the last step; else Ctrl-C.")
 @click.option(
+    "--until",
+    type=click.IntRange(1, 8),
+    default=8,
+    metavar="STEP",
+    help="The last step to run, of 8: 3 is a fleet that serves, 5 a drift that was found.",
+)
+@click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=None,
@@ -46,6 +53,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def demo(
     session: Session,
     leave: bool,
+    until: int,
     folder: Path | None,
     keep: bool,
     data: Path | None,
@@ -65,6 +73,7 @@ def demo(
     Examples:
       shoal demo                      stay up afterwards, with the console
       shoal demo --exit
+      shoal demo --until 3            a fleet that serves, to try things on
       shoal demo --exit --data rig.csv.gz --label pump_leak --site cooler_pct --train-site 100 \\
           --split group --drop cycle,valve_pct,accumulator_bar,unstable
     """
@@ -81,7 +90,7 @@ def demo(
         raise SettingError(f"{where} holds a demo already", "name another folder, or remove it")
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        run_demo(session, RunOptions(where, leave), scenario)
+        run_demo(session, RunOptions(where, leave, until), scenario)
     except (ShoalError, KeyboardInterrupt):
         session.err.print(f"kept: {where}  (logs in {where / 'log'})")
         raise

@@ -1,6 +1,6 @@
 """Run all steps of the demo."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +21,15 @@ from shoal.errors import ShoalError
 
 
 class RunOptions(NamedTuple):
-    """Options of a run. leave: exit after the last step."""
+    """Options of a run.
+
+    leave   exit after the last step
+    until   number of the last step, 1 to 8
+    """
 
     folder: Path
     leave: bool
+    until: int = 8
 
 
 def run_demo(session: Session, options: RunOptions, scenario: Callable[[], Scenario]) -> Context:
@@ -42,7 +47,10 @@ def run_demo(session: Session, options: RunOptions, scenario: Callable[[], Scena
             options.folder, scenario(), processes, progress, session.now, session.clock
         )
     try:
-        _steps(context)
+        for step in _steps(context):
+            if step == options.until:
+                break
+        context.save(held=True)
         if not options.leave:
             _stay(session, context)
     except ShoalError as error:
@@ -54,17 +62,25 @@ def run_demo(session: Session, options: RunOptions, scenario: Callable[[], Scena
     return context
 
 
-def _steps(context: Context) -> None:
+def _steps(context: Context) -> Iterator[int]:
+    """Run the steps, one for each number that is drawn."""
     set_up(context)
+    yield 1
     train(context)
+    yield 2
     roll_out(context)
+    yield 3
     before = stream(context)
+    yield 4
     result = drift_and_retrain(context, before)
+    yield 5
     refused(context, result.bad)
+    yield 6
     check_ledger(context)
+    yield 7
     with context.progress.step(8, "Summary"):
         context.progress.show(summary.summary_table(context, result))
-    context.save(held=True)
+    yield 8
 
 
 def _stay(session: Session, context: Context) -> None:
