@@ -152,7 +152,7 @@ def test_without_canary_devices_a_rollout_has_one_stage_and_reports_it(
     found = shoal.json("rollout", "list")[0]
     assert [stage["name"] for stage in found["stages"]] == ["everyone"]
     whole = shoal.json("rollout", "show", found["id"])
-    assert {"rollout", "devices", "failures"} == set(whole)
+    assert {"rollout", "devices", "failures", "evidence"} == set(whole)
     late = shoal("rollout", "watch", found["id"], "--timeout", "0.5")
     assert late.exit_code == 7
     assert "everyone RUNNING, 0 of 1 succeeded" in late.stderr

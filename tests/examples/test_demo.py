@@ -56,8 +56,8 @@ def test_the_main_job_runs_end_to_end_and_leaves_no_process_behind(tmp_path: Pat
 @pytest.mark.skipif(not HYDRAULIC.exists(), reason=f"no {HYDRAULIC}")
 def test_drift_is_found_and_healed_on_a_table_of_ones_own(tmp_path: Path) -> None:
     found = demo(
-        tmp_path / "d", "--until", "5", "--data", str(HYDRAULIC), "--label", "pump_leak", "--site", "cooler_pct",
-        "--train-site", "100", "--split", "group", "--drop",
+        tmp_path / "d", "--until", "5", "--data", str(HYDRAULIC), "--label", "pump_leak",
+        "--site", "cooler_pct", "--train-site", "100", "--split", "group", "--drop",
         "cycle,valve_pct,accumulator_bar,unstable",
     )  # fmt: skip
     assert found["held"] is True
