@@ -91,7 +91,8 @@ def edges_of(values: F64) -> list[float]:
     A value shared by many rows (a repeated quantile) gets its own bin, and the last edge lies just
     above the maximum: values above the training range have a bin of their own.
     """
-    known = values[np.isfinite(values)].astype(np.float32)
+    known = _single(values)
+    known = known[np.isfinite(known)]
     if not len(known):
         return [0.0]
     cuts = np.quantile(known, QUANTILES, method="inverted_cdf").astype(np.float32)
@@ -103,15 +104,20 @@ def edges_of(values: F64) -> list[float]:
     return [float(e) for e in edges]
 
 
+def _single(values: npt.NDArray[np.floating]) -> F32:
+    """Values as float32; one that is too large is infinite, and so missing."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float32)
+
+
 def reference_of(columns: dict[str, F64], edges: dict[str, list[float]] | None = None) -> Reference:
     """Reference of named training columns, each of shape (n,); `edges` replace the quantiles."""
     features = []
     for name, values in columns.items():
         cut = (edges or {}).get(name) or edges_of(values)
-        missing = ~np.isfinite(values)
-        at = np.asarray(cut, np.float32).searchsorted(
-            values[~missing].astype(np.float32), side="right"
-        )
+        single = _single(values)
+        missing = ~np.isfinite(single)
+        at = np.asarray(cut, np.float32).searchsorted(single[~missing], side="right")
         counts = np.bincount(at, minlength=len(cut) + 1).tolist()
         features.append(
             FeatureReference(name=name, edges=cut, counts=[*counts, int(missing.sum())])
@@ -153,6 +159,8 @@ class Sketch:
 
         Raises SketchError when F is not the reference's.
         """
+        if values.dtype != np.float32:
+            values = _single(values)
         at = self._filled
         if values.ndim == 1:
             if len(values) != len(self._edges):
@@ -166,7 +174,7 @@ class Sketch:
         if values.ndim != 2 or values.shape[1] != len(self._edges):
             raise self._mismatch(values)
         if rows >= BUFFER_ROWS:
-            self._count(np.ascontiguousarray(values, np.float32))
+            self._count(np.ascontiguousarray(values))
             return
         if at + rows > BUFFER_ROWS:
             self._flush()
@@ -233,7 +241,12 @@ class Sketch:
         moments = np.stack([self._mean, self._m2, self._low, self._high], axis=1)
         head = _HEAD.pack(_MAGIC, len(self._edges), self._counts.shape[1], self._rows)
         packed = _varints(counted.ravel())
-        return head + struct.pack("<I", len(packed)) + packed + moments.astype("<f4").tobytes()
+        return (
+            head
+            + struct.pack("<I", len(packed))
+            + packed
+            + _single(moments).astype("<f4").tobytes()
+        )
 
     @classmethod
     def from_bytes(cls, reference: Reference, data: bytes) -> "Sketch":
@@ -262,7 +275,10 @@ class Sketch:
         if rows > 2**53 or (sketch._counts.sum(1) != sketch._n).any():
             raise SketchError("sketch's bins do not add up to its rows")
         moments = np.frombuffer(data, "<f4", 4 * features, start + size).reshape(features, 4)
-        sketch._mean, sketch._m2, sketch._low, sketch._high = moments.astype(np.float64).T.copy()
+        with np.errstate(invalid="ignore"):  # of damaged bytes, a NaN that signals
+            sketch._mean, sketch._m2, sketch._low, sketch._high = moments.astype(
+                np.float64
+            ).T.copy()
         sketch._rows = rows
         return sketch
 

@@ -79,6 +79,7 @@ LEAST = {
     "GET /api/v1/models/{model}/dependents": "viewer",
     "DELETE /api/v1/models/{model}": "approver",
     "GET /api/v1/datasets/{ref}/thumbnails/{index}": "viewer",
+    "GET /api/v1/datasets/{ref}/report": "viewer",
     "GET /api/v1/datasets/{ref}/dependents": "viewer",
     "DELETE /api/v1/datasets/{ref}": "approver",
     "POST /api/v1/releases/{ref}/retire": "operator",

@@ -88,3 +88,17 @@ def test_means_are_sums_row_after_row_to_the_bit(size):
     for row in rows.astype(np.float64):
         total += row
     assert sketch.mean.tolist() == (total / size).tolist()
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("size", [1, 7, 3 * BUFFER_ROWS])
+def test_a_value_too_large_for_the_sketch_is_missing_and_one_too_large_for_its_squares_is_not(size):
+    training = {"x": np.append(np.arange(50.0), 1e39)}
+    assert reference_of(training).features[0].counts[-1] == 1
+    sketch = Sketch(reference_of(training))
+    sketch.update(np.full((size, 1), 1e39))
+    sketch.update(np.append(np.arange(9.0), 1e38)[:, None])
+    back = Sketch.from_bytes(sketch.reference, sketch.to_bytes())
+    assert back.missing.tolist() == [size]
+    assert back.n.tolist() == [10]
+    assert np.isinf(back.m2).all()

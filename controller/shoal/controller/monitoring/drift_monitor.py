@@ -6,7 +6,8 @@ it is loaded as it was saved, and the windows since then are applied to it again
 stored under the same keys, so it counts once. A site's open bucket may have fewer members then.
 
 Windows that do not represent the production data are left out: throttled ones (the device lowers
-its own rate), empty ones, and for a site those of a clock that is not synchronised.
+its own rate), empty ones and those of no length, and for a site those of a clock that is not
+synchronised.
 """
 
 import functools
@@ -114,8 +115,9 @@ def save(ctx: Context, memory: DriftMemory) -> None:
 
 
 def usable(row: Any) -> bool:
-    """Whether a window represents the production data."""
-    return bool(row.rows and row.inputs and not row.health.get("throttled"))
+    """Whether a window represents the production data. One of no length has no rate of rows."""
+    timed = row.window_s > 0
+    return bool(row.rows and row.inputs and timed and not row.health.get("throttled"))
 
 
 def rules_of(ctx: Context) -> Rules:
