@@ -121,6 +121,7 @@ LEAST = {
     "GET /api/v1/drift/subjects": "viewer",
     "GET /api/v1/drift/histogram": "viewer",
     "GET /api/v1/drift/baseline": "viewer",
+    "GET /api/v1/drift/explanation": "viewer",
     "GET /api/v1/drift/baselines": "viewer",
     "GET /api/v1/drift/baselines/changes": "viewer",
     "POST /api/v1/drift/baselines/changes": "operator",

@@ -5,6 +5,8 @@ import pytest
 from cli.conftest import Cli
 from shoal.cli import drift
 from shoal.controller.monitoring import apply_baseline_changes, drift_monitor
+from shoal.controller.store.drift_tables import drift_baseline
+from shoal.controller.store.tables import device
 from watched_models import watched
 
 
@@ -31,5 +33,14 @@ def test_baselines_are_listed_shown_frozen_and_reset(
     assert shown.exit_code == 0
     assert "x7" in shown.stdout
     assert "frozen" in shown.stdout
+    assert "none of 20 devices drifts" in shoal("drift", "explain", model).stdout
+    with ctx.store.write() as db:
+        moved = (drift_baseline.c.site > "s5") & (drift_baseline.c.scope == "device")
+        db.execute(drift_baseline.update().where(moved).values(drifting=["x1"]))
+        twins = device.c.site > "s5"
+        db.execute(device.update().where(twins).values(line="7"))
+    said = shoal("drift", "explain", model, "--feature", "x1").stdout
+    assert "8 of 20 devices drift" in said
+    assert "8 of 8 with line 7, 0 of 12 others" in said
     moon = shoal("drift", "show", model, "moon")
     assert f"shoal drift list {model}" in moon.stderr

@@ -87,6 +87,37 @@ def show(session: Session, model: str, subject: str, of_site: bool, release: str
     session.show(found, lambda: _view(session, found))
 
 
+@drift.command("explain")
+@model_argument
+@click.option("--feature", default="", help="Alarms of this feature alone.")
+@release_option
+@click.pass_obj
+def explain(session: Session, model: str, feature: str, release: str) -> None:
+    """Say what the devices that drift share and the others lack.
+
+    Site, line, ring, profile, agent, release and labels are looked at; a fact is named where chance
+    alone would name one in a hundred such searches.
+
+    \b
+    Examples:
+      shoal drift explain lot-codes
+      shoal drift explain lot-codes --feature contrast
+    """
+    found = session.api.get(
+        at("drift", "explanation"), model=model, feature=feature, release=release
+    )
+    columns: Columns = {
+        "fact": lambda f: plain(f"{f['attribute']} {f['value']}"),
+        "drift": lambda f: f"{f['affected']} of {f['devices']}",
+        "others": lambda f: f"{f['others_affected']} of {f['others']}",
+        "by chance": "p",
+        "same devices as": "same_as",
+    }
+    said = plain(found["sentence"]) or f"none of {found['devices']} devices drifts"
+    facts = table(found["facts"], columns, empty="")
+    session.show(found, lambda: Group(said, *(("", facts) if found["facts"] else ())))
+
+
 @drift.command("changes")
 @click.argument("model", default="")
 @click.option("--limit", default=20, show_default=True, help="Maximum number; 0 for all.")

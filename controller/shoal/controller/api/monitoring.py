@@ -5,11 +5,18 @@ from typing import Annotated
 import msgspec
 
 from shoal.controller.api.routing import Call, Limit, Listing, RequestModel, all_of, route
-from shoal.controller.monitoring import baseline_changes, baselines, drift_history, performance
+from shoal.controller.monitoring import (
+    baseline_changes,
+    baselines,
+    drift_history,
+    explanations,
+    performance,
+)
 from shoal.controller.monitoring.records import (  # fmt: skip
     Baseline,
     BaselineChange,
     BaselineDetail,
+    DriftExplanation,
     DriftMap,
     Finding,
     FleetHealth,
@@ -87,6 +94,14 @@ class BaselineOf(RequestModel, frozen=True, kw_only=True):
     model: str
     subject: str
     scope: Scope = "device"
+    release: str = ""
+
+
+class ExplanationQuery(RequestModel, frozen=True, kw_only=True):
+    """Which devices. feature: "" for alarms of any; release: "" for those that are served."""
+
+    model: str
+    feature: str = ""
     release: str = ""
 
 
@@ -192,6 +207,12 @@ def list_baselines(call: Call, query: BaselineQuery) -> Listing[Baseline]:
 def get_baseline(call: Call, query: BaselineOf) -> BaselineDetail:
     """What is usual for one device or site."""
     return baselines.show(call.ctx, query.model, query.scope, query.subject, query.release)
+
+
+@route("GET", "/api/v1/drift/explanation", role="viewer", tag=TAG)
+def explain_drift(call: Call, query: ExplanationQuery) -> DriftExplanation:
+    """What the devices that drift share and the others lack: site, line, profile, label."""
+    return explanations.explain(call.ctx, query.model, query.feature, query.release)
 
 
 @route("GET", "/api/v1/drift/baselines/changes", role="viewer", tag=TAG)

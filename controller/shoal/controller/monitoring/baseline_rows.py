@@ -77,10 +77,10 @@ def selected(
 
 
 def _served(model: str) -> ColumnElement[bool]:
-    of = drift_baseline.c
-    serves = func.json_extract(device.c.releases, f'$."{model}"') == of.release
-    alone = and_(of.scope == "device", device.c.name == of.subject)
-    member = and_(of.scope == "site", device.c.site == of.subject, device.c.state == "enrolled")
+    of, at = drift_baseline.c, device.alias("serving").c  # the query may join the device too
+    serves = func.json_extract(at.releases, f'$."{model}"') == of.release
+    alone = and_(of.scope == "device", at.name == of.subject)
+    member = and_(of.scope == "site", at.site == of.subject, at.state == "enrolled")
     return or_(
         and_(of.scope == "device", exists().where(alone, serves)),
         and_(of.scope == "site", exists().where(member, serves)),

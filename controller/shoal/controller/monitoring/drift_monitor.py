@@ -28,6 +28,7 @@ from shoal.controller.monitoring import (
     baseline_rows,
     drift_outcomes,
     drift_state,
+    explanations,
     findings,
     histograms,
     sequential,
@@ -151,9 +152,10 @@ def _evaluate(ctx: Context, memory: DriftMemory) -> bool:
         evaluation = Evaluation(db, ctx, memory)
         evaluation.devices(new)
         evaluation.sites()
+        explained = evaluation.explain()
     position = new[-1].id if new else memory.open(db)
     with ctx.store.write() as db:
-        findings.save(db, ctx, evaluation.tests)
+        findings.save(db, ctx, evaluation.tests, explained)
         baseline_rows.save(db, ctx, memory.listed, evaluation.tests)
         memory.states.save(db, ctx.clock(), ctx.settings.fleet.window_s)
         if new:
@@ -319,6 +321,18 @@ class Evaluation:
                 states.add(site, state)
             found = self.memory.sites[site] = SiteBuckets(self.width, state.position)
         return found
+
+    def explain(self) -> dict[str, str]:
+        """Of releases with new findings: which devices drift, and what they share."""
+        alarmed: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for test in self.tests:
+            if test.subject.scope == "device" and test.alarmed.any():
+                alarmed[test.subject.model, test.subject.release].add(test.subject.name)
+        new = {(one.subject.model, one.subject.release) for one in self.tests if one.found}
+        return {
+            release: explanations.words_of(self.db, model, release, alarmed[model, release])
+            for model, release in new
+        }
 
     # --- what is known ------------------------------------------------------------------------
 

@@ -93,8 +93,16 @@ class DriftTest(NamedTuple):
         return [self.names[i] for i in np.flatnonzero(self.alarmed)] if self.alarmed.any() else []
 
 
-def save(db: Connection, ctx: Context, tests: Sequence[DriftTest]) -> None:
-    """Store heatmap columns, findings and alerts. What was stored before is left as it is."""
+def save(
+    db: Connection,
+    ctx: Context,
+    tests: Sequence[DriftTest],
+    explained: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Store heatmap columns, findings and alerts. What was stored before is left as it is.
+
+    explained   which devices drift and what they share, a sentence by release
+    """
     _save_points(db, tests)
     found: dict[str, list[Finding]] = defaultdict(list)
     sites: dict[str, str] = {}
@@ -111,6 +119,8 @@ def save(db: Connection, ctx: Context, tests: Sequence[DriftTest]) -> None:
             references = window_validation.references_of(db, found[key][0].release)
             retrain = triggers.retrain_step(db, found[key][0].release)
             draft = alert_draft(site, found[key], retrain, histograms.words_of(references))
+            if why := explained.get(found[key][0].release, ""):
+                draft = draft._replace(detail=f"{draft.detail} Of the fleet, {why}")
             alerts.raise_alert(db, ctx, draft, len(found[key]))
         else:
             alerts.touch(db, ctx, key, ctx.settings.fleet.window_s)

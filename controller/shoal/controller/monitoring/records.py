@@ -1,5 +1,6 @@
 """Records of drift (findings, heatmap, histograms), accuracy and fleet health."""
 
+from shoal.controller.fleet.shared_facts import SharedFact
 from shoal.controller.store.records import Record
 
 
@@ -124,6 +125,23 @@ class BaselineDetail(Record, frozen=True, kw_only=True):
     rows: float | None
     features: list[UsualFeature]
     findings: list[Finding]
+
+
+class DriftExplanation(Record, frozen=True, kw_only=True):
+    """What the devices of a model that drift share, and the others lack.
+
+    feature    "" for alarms of any
+    devices    of which it is decided: their baseline is learnt; drifting: those in alarm
+    sentence   "" where none is in alarm
+    facts      that explain it, corrected for the search, the surest first; none: nothing does
+    """
+
+    model: str
+    feature: str
+    devices: int
+    drifting: int
+    sentence: str
+    facts: list[SharedFact]
 
 
 class BaselineChange(Record, frozen=True, kw_only=True):
