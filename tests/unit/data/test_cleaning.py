@@ -5,7 +5,7 @@ import pytest
 
 from controllers import csv, make_context
 from shoal.controller.data import datasets
-from shoal.controller.data.records import Finding
+from shoal.controller.data.records import TableFinding
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import dataset
 
@@ -30,7 +30,7 @@ def fine() -> Columns:
     }  # fmt: skip
 
 
-def findings(ctx: Context, columns: Columns, **roles: object) -> dict[str, Finding]:
+def findings(ctx: Context, columns: Columns, **roles: object) -> dict[str, TableFinding]:
     path = csv(ctx.folder / "rig.csv", columns)
     given = {"name": "rig", "label": "fault", "split": "batch", "drop": ["note"]} | roles
     made = datasets.add_dataset(

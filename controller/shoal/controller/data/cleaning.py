@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from shoal.controller.data import label_leaks, number_checks, splits, text_checks
 from shoal.controller.data.frames import names_of
-from shoal.controller.data.records import CleaningReport, Column, Finding, LeftOut
+from shoal.controller.data.records import CleaningReport, Column, LeftOut, TableFinding
 from shoal.controller.data.stored_tables import Hashes, StoredTable
 
 if TYPE_CHECKING:
@@ -67,21 +67,23 @@ def examine(
     )
 
 
-def finding(check: str, columns: Sequence[str], rows: Mask, what: str, hint: str = "") -> Finding:
+def finding(
+    check: str, columns: Sequence[str], rows: Mask, what: str, hint: str = ""
+) -> TableFinding:
     """A finding about the rows of a mask (n,), with the first of them as examples."""
-    return Finding(
+    return TableFinding(
         check=check, warns=check in WARNINGS, columns=list(columns), count=int(rows.sum()),
         rows=[int(i) + 1 for i in np.flatnonzero(rows)[:EXAMPLES]], what=what, hint=hint,
     )  # fmt: skip
 
 
-def _left_out(left_out: Sequence[LeftOut], unused: Mapping[str, Mask]) -> Iterator[Finding]:
+def _left_out(left_out: Sequence[LeftOut], unused: Mapping[str, Mask]) -> Iterator[TableFinding]:
     for one in left_out:
         if one.reason in unused:
             yield finding("left out", [], unused[one.reason], f"not used: {one.reason}")
         else:
             where = f", the first: {one.names[0]} of the file" if one.names else ""
-            yield Finding(
+            yield TableFinding(
                 check="left out", warns=False, columns=[], count=one.count, rows=[],
                 what=f"not in the dataset: {one.reason}{where}", hint="correct them, and add again",
             )  # fmt: skip
@@ -89,7 +91,7 @@ def _left_out(left_out: Sequence[LeftOut], unused: Mapping[str, Mask]) -> Iterat
 
 def _same_rows(
     table: StoredTable, columns: Sequence[Column], hashes: Hashes, label: Column | None
-) -> Iterator[Finding]:
+) -> Iterator[TableFinding]:
     again = duplicates_of(hashes.rows)
     split = next((c.name for c in columns if c.role == "split"), "")
     if again.any():
@@ -141,7 +143,7 @@ def _numbers(table: StoredTable, column: Column) -> npt.NDArray[np.float64] | No
 
 def _column(
     table: StoredTable, column: Column, values: npt.NDArray[np.float64] | None
-) -> Iterator[Finding]:
+) -> Iterator[TableFinding]:
     name = column.name
     if column.role == "dropped" and not table.is_text(name):
         return
@@ -165,7 +167,7 @@ def _missing(table: StoredTable, name: str) -> Mask:
     return np.concatenate(parts)
 
 
-def _classes(table: StoredTable, label: Column) -> Iterator[Finding]:
+def _classes(table: StoredTable, label: Column) -> Iterator[TableFinding]:
     """Classes with few rows."""
     values = table[label.name]
     if not 2 <= len(label.values) <= _CLASSES or (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from shoal.controller.data.records import Finding
+from shoal.controller.data.records import TableFinding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def step_of(rows: int) -> int:
 
 def leaks(
     samples: Mapping[str, npt.NDArray[np.float64]], values: "pd.Series", label: str
-) -> Iterator[Finding]:
+) -> Iterator[TableFinding]:
     """A finding for each of the few features that alone tell the label.
 
     samples   of each feature, shape (n,), with NaN where a value is missing; values: of the label
@@ -52,7 +52,7 @@ def leaks(
             found.append((name, int(usable.sum())))
     if len(found) <= min(_MOST, len(samples) - 1):
         for name, count in found:
-            yield Finding(
+            yield TableFinding(
                 check="leak", warns=True, columns=[name, label], count=count, rows=[],
                 what=f"{name} alone predicts {label}, in the rows that were looked at",
                 hint=f"is it known before {label} is? If not: --drop {name}",

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from shoal.controller.data.records import Finding
+from shoal.controller.data.records import TableFinding
 
 F64 = npt.NDArray[np.float64]
 #: Makes a finding of a check: its name, columns, mask of rows (n,), words, hint.
-Make = Callable[..., Finding]
+Make = Callable[..., TableFinding]
 #: Numbers that programs write where they have none.
 SENTINELS = frozenset(
     {
@@ -40,7 +40,7 @@ _FAR, _FEW = 20.0, 0.005
 _SKEWED = 10.0
 
 
-def number_findings(name: str, values: F64, make: Make) -> Iterator[Finding]:
+def number_findings(name: str, values: F64, make: Make) -> Iterator[TableFinding]:
     """Findings about a column, shape (n,), with NaN where a value is missing."""
     finite = np.isfinite(values)
     marked = np.zeros(len(values), bool)
@@ -82,7 +82,7 @@ def _is_apart(values: F64, rows: npt.NDArray[np.bool_], finite: npt.NDArray[np.b
 
 def _near_constant(
     name: str, values: F64, usual: npt.NDArray[np.bool_], make: Make
-) -> Iterator[Finding]:
+) -> Iterator[TableFinding]:
     distinct, counts = np.unique(values[usual], return_counts=True)
     most = int(counts.argmax())
     rest = usual & (values != distinct[most])
@@ -93,7 +93,7 @@ def _near_constant(
 
 def _other_unit(
     name: str, values: F64, usual: npt.NDArray[np.bool_], sample: F64, make: Make
-) -> Iterator[Finding]:
+) -> Iterator[TableFinding]:
     """Two clusters with nothing between them, one a known factor of the other."""
     magnitudes = np.sort(np.abs(sample))
     n = len(magnitudes)
@@ -133,7 +133,7 @@ def _units(low: float, high: float) -> str:
 
 def _gross_errors(
     name: str, values: F64, usual: npt.NDArray[np.bool_], sample: F64, make: Make
-) -> Iterator[Finding]:
+) -> Iterator[TableFinding]:
     low, middle, high = np.quantile(sample, [0.01, 0.5, 0.99])
     spread = float(high - low)
     if spread <= 0:

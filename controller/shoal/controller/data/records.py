@@ -43,7 +43,7 @@ class LeftOut(Record, frozen=True, kw_only=True):
     names: list[str] = []
 
 
-class Finding(Record, frozen=True, kw_only=True):
+class TableFinding(Record, frozen=True, kw_only=True):
     """Something in a table that may mislead training.
 
     check    of cleaning.CHECKS
@@ -71,7 +71,7 @@ class CleaningReport(Record, frozen=True, kw_only=True):
 
     rows: int
     checks: list[str]
-    findings: list[Finding]
+    findings: list[TableFinding]
     more: int = 0
 
 

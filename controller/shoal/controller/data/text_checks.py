@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from shoal.controller.data.records import Column, Finding
+from shoal.controller.data.records import Column, TableFinding
 from shoal.controller.data.stored_tables import StoredTable
 
 #: UTF-8 that was read as Latin-1 or cp1252; U+FFFD is for bytes that could not be read.
@@ -15,8 +15,8 @@ _NAMES = 10_000
 
 
 def text_findings(
-    table: StoredTable, column: Column, make: Callable[..., Finding]
-) -> Iterator[Finding]:
+    table: StoredTable, column: Column, make: Callable[..., TableFinding]
+) -> Iterator[TableFinding]:
     """Findings about a column of text; of names (label, site, split) their spelling too."""
     import pyarrow.compute as pc
 
@@ -34,8 +34,8 @@ def text_findings(
 
 
 def _spellings(
-    table: StoredTable, column: Column, make: Callable[..., Finding]
-) -> Iterator[Finding]:
+    table: StoredTable, column: Column, make: Callable[..., TableFinding]
+) -> Iterator[TableFinding]:
     values = table[column.name]
     counts = values.value_counts()
     if len(counts) > _NAMES:
