@@ -149,6 +149,7 @@ LEAST = {
     "GET /api/v1/silences": "viewer",
     "POST /api/v1/silences": "operator",
     "DELETE /api/v1/silences/{id}": "operator",
+    "GET /api/v1/lineage": "viewer",
     "GET /api/v1/runs": "viewer",
     "GET /api/v1/runs/compare": "viewer",
     "GET /api/v1/runs/{id}": "viewer",

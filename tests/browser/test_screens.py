@@ -48,6 +48,7 @@ SCREENS = {
     "add a dataset": "/datasets/add",
     "operations": "/operations",
     "runs": "/runs?model=lot-codes",
+    "lineage": "/lineage?thing=lot-codes@1",
     "audit": "/audit",
     "people": "/people",
     "people, reset": "/people/users/viewer/reset",

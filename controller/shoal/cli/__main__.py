@@ -17,6 +17,7 @@ from shoal.cli.doctor import doctor
 from shoal.cli.drift import drift
 from shoal.cli.exit_codes import MEANING, exit_code
 from shoal.cli.group import group
+from shoal.cli.lineage import lineage
 from shoal.cli.login import login
 from shoal.cli.model import model
 from shoal.cli.needs import needs
@@ -56,9 +57,8 @@ def cli() -> None:
 
 
 for _command in (
-    login, needs, device, group, dataset, model, run, release, rollout, round_, bundle, alert,
-    drift, notify,
-    operation, user, token, audit, doctor, demo_command(),
+    login, needs, device, group, dataset, model, run, lineage, release, rollout, round_, bundle,
+    alert, drift, notify, operation, user, token, audit, doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)
 for _verb in checkpoint.COMMANDS:

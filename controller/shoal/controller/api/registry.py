@@ -9,6 +9,7 @@ from shoal.controller.api import (
     devices,
     folders,
     groups,
+    lineage,
     models,
     monitoring,
     needs,
@@ -22,7 +23,7 @@ from shoal.controller.api import (
 from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
-    people, devices, groups, folders, datasets, models, runs, deletion, rollouts, rounds,
+    people, devices, groups, folders, datasets, models, runs, lineage, deletion, rollouts, rounds,
     checkpoints, alerts, notifications, needs, monitoring, audit, operations,
 )  # fmt: skip
 

@@ -71,24 +71,27 @@ def page(
     wanted = _wanted(model, state, kind, dataset) + [_holds(one) for one in conditions.parse(q)]
     by = _sorted_by(ctx, model, sort)
     down = _is_descending(by, order)
-    source, key = _JOINED, _operation.c.created_at
+    source, counted = _JOINED, select(func.count()).select_from(_operation)
+    key, tie = _operation.c.created_at, _operation.c.id
     if by is not None:
-        mine = and_(run_value.c.kind == by.kind, run_value.c.name == by.name)
-        source = source.join(run_value, and_(run_value.c.run == _operation.c.id, mine))
+        is_run = run_value.c.run == _operation.c.id
+        source, counted = source.join(run_value, is_run), counted.join(run_value, is_run)
+        wanted += [run_value.c.kind == by.kind, run_value.c.name == by.name]
         wanted.append(run_value.c.number.is_not(None))
-        key = run_value.c.number
+        key, tie = run_value.c.number, run_value.c.run  # as its index has them
     query = select(*_FACTS, key.label("sort_key")).select_from(source).where(*wanted)
     total = -1
     if cursor:
         value, ident, total = cursors.decode(cursor, float, str, int)
-        after = tuple_(key, _operation.c.id)
+        after = tuple_(key, tie)
         query = query.where(after < tuple_(value, ident) if down else after > tuple_(value, ident))
-    directed = [c.desc() if down else c.asc() for c in (key, _operation.c.id)]
+    directed = [c.desc() if down else c.asc() for c in (key, tie)]
     with ctx.store.read() as db:
         rows = db.execute(query.order_by(*directed).limit(limit + 1)).all()
         if total < 0:
-            count = select(func.count()).select_from(source).where(*wanted)
-            total = db.execute(count).scalar_one() if len(rows) > limit else len(rows)
+            total = len(rows)
+            if len(rows) > limit:
+                total = db.execute(counted.where(*wanted)).scalar_one()
         values = _values(db, [row.id for row in rows[:limit]])
     more = ""
     if len(rows) > limit:

@@ -31,6 +31,7 @@ rollout = Table(
     number("look_at"),  # when it looks next for what no event tells: deadlines, who is online
     text("cursor"),  # of a rollout that is ending: the last device whose order was withdrawn
     Index("ix_rollout_state", "state", "due_at"),
+    Index("ix_rollout_release", "release"),
 )
 rollout_device = Table(  # boot, seq: of the last event that was applied
     "rollout_device",

@@ -239,6 +239,8 @@ release = Table(
     number("retired_at"),
     text("retired_by"),
     Index("ix_release_operation", "operation"),
+    Index("ix_release_dataset", "dataset"),
+    Index("ix_release_trigger", "trigger"),
 )
 revocation = Table(  # epoch: 0 until metadata says it; cursor: see rollouts.release_revocation
     "revocation",
@@ -297,6 +299,7 @@ alert = Table(
     Index("ix_alert_key", "key", "state"),
     Index("ix_alert_state", "state", "severity", "kind"),
     Index("ix_alert_opened", "opened_at", "id"),
+    Index("ix_alert_release", "release"),
 )
 Index("ix_alert_due", alert.c.due_at, sqlite_where=alert.c.due_at > 0)
 change = Table(  # change log, read by the console's event stream

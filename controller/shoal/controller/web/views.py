@@ -11,6 +11,7 @@ from shoal.controller.web import (
     drift,
     fleet,
     groups,
+    lineage,
     models,
     needs,
     notifications,
@@ -29,5 +30,6 @@ __all__ = ["SCREENS", "blueprint"]
 #: Modules that hold the screens.
 SCREENS = (
     administration, alerts, audit, baselines, datasets, deletion, device, drift, fleet, groups,
-    models, needs, notifications, people, rollouts, rounds, runs, session, training, undeployments,
+    models, needs, notifications, people, rollouts, rounds, runs, lineage, session, training,
+    undeployments,
 )  # fmt: skip

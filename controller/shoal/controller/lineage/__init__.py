@@ -1,0 +1,1 @@
+"""Lineage: from data to devices and back."""
