@@ -24,7 +24,8 @@ def made(name: str, version: int, data: str, by: str, **more: Any) -> dict[str, 
     report = {"why_refused": more.pop("why_refused", "")}
     return {
         "model": name, "version": version, "state": "released", "dataset": data, "operation": by,
-        "report": report, "manifest": b"{}", "references": b"{}", "trigger": "manual", **more,
+        "report": report, "manifest": b"{}", "references": b"{}", "trigger": "manual",
+        "override": "", **more,
     }  # fmt: skip
 
 
@@ -68,7 +69,15 @@ def story(controller: ControllerApp) -> ControllerApp:
             insert(release),
             [
                 made("caps", 1, "parts@2", "op-1"),
-                made("caps", 2, "parts@3", "op-2", trigger="alert:7", why_refused="worse"),
+                made(
+                    "caps",
+                    2,
+                    "parts@3",
+                    "op-2",
+                    trigger="alert:7",
+                    why_refused="worse",
+                    state="refused",
+                ),
                 made("caps", 3, "parts@2", "op-3"),
                 *others_made,
             ],

@@ -23,6 +23,7 @@ NAMES = (
     "rollout",
     "update",
     "delta",
+    "lineage",
     "drift",
     "monitoring",
     "console",

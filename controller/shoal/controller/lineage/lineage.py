@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, func, select, true, tuple_
+from sqlalchemy import Connection, case, func, select, true, tuple_
 
 from shoal.controller.host.context import Context
 from shoal.controller.lineage import links
@@ -121,7 +121,8 @@ def _facts(db: Connection, keys: list[str]) -> Facts:
         detail = f"{row.kind} {row.subject}"
         found[f"{RUN}:{row.id}"] = {"state": row.state, "at": row.created_at, "detail": detail}
     pair = tuple_(release.c.model, release.c.version).in_(links.keys_of(names[RELEASE]))
-    why = release.c.report["why_refused"].as_string()
+    judged = (release.c.state == "refused") | (release.c.override != "")  # others have no reason
+    why = case((judged, release.c.report["why_refused"].as_string()), else_="")
     columns = (release.c.model, release.c.version, release.c.state, release.c.created_at)
     for row in db.execute(select(*columns, why.label("why")).where(pair)) if names[RELEASE] else ():
         detail = f"refused by a gate: {row.why}" if row.why else "passed its gates"
