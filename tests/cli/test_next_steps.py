@@ -26,6 +26,7 @@ from shoal.controller.monitoring.records import Finding
 from shoal.controller.notifications.io import sender
 from shoal.controller.rollouts import (
     quarantine_withdrawal,
+    release_revocation,
     served_files,
     stepper,
     trailing,
@@ -50,6 +51,7 @@ _MADE = {
     "monitoring/findings.py": "alert_draft",
     "notifications/io/sender.py": "alert_draft",
     "rollouts/quarantine_withdrawal.py": "alert_draft",
+    "rollouts/release_revocation.py": "alert_draft",
     "rollouts/served_files.py": "alert_draft",
     "rollouts/stepper.py": "stalled_draft",
     "rollouts/trailing.py": "alert_draft",
@@ -82,6 +84,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
          "releases": {}, "variants": {}, "facts": {}}
         for s, site in enumerate(SITES) for i in range(5)
     ]  # fmt: skip
+    devices[0]["releases"] = {"trained": "trained@1"}
     reports = {"trained": "logistic", "scripted": "mlp", "imported": "imported", "lone": "ridge"}
     with made.write() as db:
         db.execute(tables.device.insert(), devices)
@@ -120,6 +123,7 @@ def every_draft(store: Store) -> Iterator[Draft]:
             for site in SITES:
                 step = triggers.retrain_step(db, f"{model}@1")
                 yield findings.alert_draft(site, [finding(model)], step)
+        yield release_revocation.alert_draft(db, "trained@1", ["cam-9 fell back"])
     installed = Installed(
         model="m", release="m@2", variant="fp32", slot="a", sha256="0" * 64, role="release",
         since_s=0.0, timings_us={},

@@ -141,7 +141,7 @@ def _record(
     )
     changes.note(db, ctx, "release", ref)
     if _count(db, ref):
-        alerts.raise_alert(db, ctx, _draft(db, ref, fallen))
+        alerts.raise_alert(db, ctx, alert_draft(db, ref, fallen))
     return ended, fallen
 
 
@@ -170,7 +170,7 @@ def _count(db: Connection, ref: str) -> int:
     return db.scalar(select(func.count()).select_from(device).where(_serves(ref))) or 0
 
 
-def _draft(db: Connection, ref: str, fallen: list[str]) -> Draft:
+def alert_draft(db: Connection, ref: str, fallen: list[str]) -> Draft:
     model = manifest.parse_release(ref)[0]
     names = list(db.scalars(select(device.c.name).where(_serves(ref)).order_by(device.c.name)))
     return Draft(
