@@ -63,7 +63,7 @@ docs: setup  ## regenerate the reference parts of docs/: commands, settings, rou
 arm: setup  ## the agent's core on an emulated Raspberry Pi: arm64 Python and wheels under qemu
 	@./scripts/arm.sh
 
-lock:  ## regenerate requirements/*.txt from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+lock: setup  ## regenerate requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	@./scripts/lock.sh $(ARGS)
 
 clean:  ## remove what setup, tests and builds made

@@ -1,16 +1,18 @@
 #!/bin/sh
 # Writes requirements/*.txt: one universal, hashed lock per kind of machine (x86-64 and aarch64,
 # Python 3.11 and later). No index or download address is written: where packages come from is
-# the machine's own configuration. Needs uv. Arguments go to uv, e.g. `--upgrade`.
+# the machine's own configuration. Arguments go to uv, e.g. `--upgrade`.
 set -eu
 cd "$(dirname "$0")/.."
+. scripts/environment.sh
 
-command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/" >&2; exit 1; }
+[ -n "$uv" ] || { echo "make lock needs uv, which make setup puts into .venv" >&2; exit 1; }
+adopt_pip_configuration
 
 compile() {
     target=$1
     shift
-    uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+    "$uv" pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
         --output-file "requirements/$target.txt" "$@"
     echo "requirements/$target.txt: $(grep -c '^[a-z0-9]' "requirements/$target.txt") packages"
@@ -27,7 +29,7 @@ compile controller --extra controller --extra cli --extra broker \
 apart() {
     target=$1
     shift
-    uv pip compile "requirements/$target.in" --quiet --universal --python-version 3.11 --generate-hashes \
+    "$uv" pip compile "requirements/$target.in" --quiet --universal --python-version 3.11 --generate-hashes \
         --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
         --output-file "requirements/$target.txt" "$@"
     echo "requirements/$target.txt: $(grep -c '^[a-z0-9]' "requirements/$target.txt") packages"
