@@ -32,7 +32,8 @@ class Gap:
         self.api, self.served = Api(served), served
         self.folder, self.bundle = parent / NAME, parent / "bundle"
         self.bundle.mkdir()
-        secret = self.api.post("tokens", {"name": "cli", "role": "operator"})["secret"]
+        asked = {"name": "cli", "role": "operator", "password": served.facts["admin_password"]}
+        secret = self.api.post("tokens", asked)["secret"]
         self.environment = os.environ | {
             "SHOAL_URL": self.api.url,
             "SHOAL_TOKEN": secret,
