@@ -1,10 +1,14 @@
 """The cleaning report names what is wrong with a table, and is silent about one that is fine."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from controllers import csv, make_context
-from shoal.controller.data import datasets
+from shoal.controller.data import datasets, number_checks
 from shoal.controller.data.records import TableFinding
 from shoal.controller.host.context import Context
 from shoal.controller.store.tables import dataset
@@ -108,6 +112,36 @@ def test_a_column_around_zero_or_with_set_points_is_in_one_unit(ctx: Context) ->
     bursts = rng.lognormal(0, 1, N).round(5).tolist()
     found = findings(ctx, fine() | {"around": around, "points": points, "bursts": bursts})
     assert found == {}
+
+
+@given(
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1.0, -1.0, 5e-324, 1e-300, 1e308, -1e308, -999.0])
+        | st.floats() | st.integers(-50, 50).map(float),
+        min_size=20,
+        max_size=150,
+    ),
+    st.integers(0, 60),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_whatever_numbers_a_column_has_it_is_looked_at(numbers: list[float], zeros: int) -> None:
+    def make(check: str, columns: list[str], rows: Any, what: str, hint: str) -> TableFinding:
+        count = int(rows.sum())
+        assert 0 < count <= len(values)
+        return TableFinding(
+            check=check, columns=columns, what=what, hint=hint, warns=True, count=count, rows=[]
+        )
+
+    values = np.array(numbers + [0.0] * zeros, np.float64)
+    with np.errstate(all="ignore"):
+        list(number_checks.number_findings("x", values, make))
+
+
+def test_images_with_black_pixels_are_in_one_unit(ctx: Context) -> None:
+    rng = np.random.default_rng(3)
+    pixels = np.where(rng.random(N) < 0.3, 0, rng.integers(1, 17, N)) + rng.random(N).round(2) / 9
+    grey = np.where(pixels < 0.12, 0.0, pixels).tolist()
+    assert findings(ctx, fine() | {"grey": grey}, name="pixels") == {}
 
 
 def test_a_table_from_before_reports_is_looked_at_when_asked_for(ctx: Context) -> None:

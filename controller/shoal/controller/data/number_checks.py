@@ -43,6 +43,8 @@ _SKEWED = 10.0
 def number_findings(name: str, values: F64, make: Make) -> Iterator[TableFinding]:
     """Findings about a column, shape (n,), with NaN where a value is missing."""
     finite = np.isfinite(values)
+    if not finite.any():
+        return
     marked = np.zeros(len(values), bool)
     for value in (values[finite].min(), values[finite].max()):
         rows = values == value
@@ -106,6 +108,8 @@ def _other_unit(
     threshold = float(np.sqrt(inner[cut] * inner[cut + 1]))
     low, high = magnitudes[magnitudes < threshold], magnitudes[magnitudes >= threshold]
     gap = float(logs[cut + 1] - logs[cut])
+    if np.quantile(low, 0.1) <= 0:  # zeros are of every unit
+        return
     factor = float(np.median(high) / np.median(low))
     named = _units(float(np.median(low)), float(np.median(high)))
     spreads = [float(np.log(np.quantile(s, 0.9) / np.quantile(s, 0.1))) for s in (low, high)]
