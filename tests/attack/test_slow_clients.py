@@ -4,6 +4,7 @@ import itertools
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 
 from api.serving import Served, give_ports
 from shoal.controller.host.io.request_reader import UPLOADS
+from shoal.controller.host.io.tls_timeouts import IDLE_TIMEOUT_S
 from shoal.controller.host.io.web_server import THREADS
 
 HEADER = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BODY = b"POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n"
 UPLOAD = b"POST /api/v1/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n\r\n"
 CHUNKED = BODY.replace(b"Content-Length: 60000", b"Transfer-Encoding: chunked")
@@ -97,12 +100,25 @@ def test_slow_uploads_leave_threads_for_others(server: Served) -> None:
         slow.end()
 
 
-def test_requests_in_one_packet_are_all_answered(server: Served) -> None:
-    request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+def test_a_connection_that_rested_is_no_slow_client(server: Served) -> None:
     with server.raw() as line:
-        line.sendall(request * 3)
-        said = b""
-        while said.count(b'"ok"') < 3:
-            more = line.recv(4096)
-            assert more, said
-            said += more
+        line.sendall(HEALTH)
+        read_ok(line, 1)
+        time.sleep(IDLE_TIMEOUT_S + 0.5)
+        line.sendall(HEALTH)
+        read_ok(line, 1)
+
+
+def test_requests_in_one_packet_are_all_answered(server: Served) -> None:
+    with server.raw() as line:
+        line.sendall(HEALTH * 3)
+        read_ok(line, 3)
+
+
+def read_ok(line: socket.socket, answers: int) -> None:
+    """Read until so many answers of /healthz have come."""
+    said = b""
+    while said.count(b'"ok"') < answers:
+        more = line.recv(4096)
+        assert more, said
+        said += more

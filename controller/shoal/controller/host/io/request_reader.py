@@ -64,6 +64,7 @@ class ReadingWorker(ThreadWorker):
     def enqueue_req(self, conn: TConn) -> None:
         """Read the connection's next request; then a thread answers it."""
         known = conn.parser.unreader.take_buffered() if conn.parser else b""
+        conn.sock.setblocking(False)  # the rate counts from here: a connection may have rested
         self._reading[conn] = _Request(known)
         while len(self._reading) > READING:
             self._drop(next(iter(self._reading)))
