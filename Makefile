@@ -5,7 +5,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak check lint types layers programs format bench bench-federated bench-monitoring docs lock clean arm
+.PHONY: help setup demo test soak check lint types layers programs collected format bench bench-federated bench-monitoring docs lock clean arm
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,13 +17,14 @@ demo: setup  ## the demo on this machine: broker, controller, six agents (ARGS=-
 	@$(BIN)/shoal demo $(ARGS)
 
 test: setup  ## lint, types, contracts, then every test; real brokers and a real browser from apt
-	@$(MAKE) --no-print-directory -j --output-sync programs lint types layers
+	@$(MAKE) --no-print-directory -j --output-sync programs lint types layers collected
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent, 1000 swaps: half an hour
+soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent, 1000 swaps, rounds and downloads of real processes: an hour
 	@SHOAL_SOAK=1 $(BIN)/python -m pytest -n 2 -s tests/scenario/update/test_power_cuts.py \
 		tests/scenario/offline/test_air_gap.py tests/scenario/peers/test_power_cuts.py \
-		tests/adapters/update/test_kills.py tests/adapters/serving/test_hot_swap.py $(ARGS)
+		tests/adapters/update/test_kills.py tests/adapters/serving/test_hot_swap.py \
+		tests/federated tests/broker/test_site_download.py tests/examples/test_demo.py $(ARGS)
 
 check: setup  ## lint, types and layer contracts only: seconds
 	@$(MAKE) --no-print-directory -j --output-sync lint types layers
@@ -37,6 +38,10 @@ types:
 
 layers:
 	@$(BIN)/lint-imports --no-logo
+
+# Once, beside the type checker: each process of pytest would compile all libraries for itself.
+collected:
+	@$(BIN)/python -m pytest --collect-only -qq > /dev/null
 
 programs:
 	@./scripts/apt.sh mosquitto chromium prometheus

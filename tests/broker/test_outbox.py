@@ -22,7 +22,7 @@ from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 AGENT = [sys.executable, "-m", "shoal.agent"]
-KILLS = 3
+KILLS = 2
 
 
 @pytest.fixture(scope="module")

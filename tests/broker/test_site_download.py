@@ -18,9 +18,10 @@ from shoal import bundle
 from shoal.agent.host.io.config import load
 from shoal.agent.peers.io.downloader import SMALL
 from shoal.manifest import PIECE, File
+from soaking import soak
 from waiting import eventually
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(300), soak]
 
 NAMES, MODEL = ("press-1", "press-2", "press-3"), "lot-codes"
 

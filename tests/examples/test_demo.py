@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from soaking import soak
+
 SECONDS = 400
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("SHOAL_DATA", ROOT.parent / "shared" / "data"))
@@ -51,6 +53,7 @@ def test_the_main_job_runs_end_to_end_and_leaves_no_process_behind(tmp_path: Pat
     assert still_there(tmp_path) == []
 
 
+@soak
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 20)
 @pytest.mark.skipif(not HYDRAULIC.exists(), reason=f"no {HYDRAULIC}")

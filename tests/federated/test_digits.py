@@ -18,6 +18,7 @@ from shoal.controller.federated.updates import Server, Update
 from shoal.federated.compression import decompress
 from shoal.federated.messages import Boxes, Contribution, Join, Piece
 from shoal.params import F32
+from soaking import soak
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -176,6 +177,7 @@ def test_a_device_that_is_killed_after_it_shared_its_keys_is_taken_out_of_the_se
     assert_noise(cohort, "hidden")
 
 
+@soak
 def test_an_asynchronous_task_takes_a_late_update_for_less_though_its_engine_was_killed(
     digits: Digits,
 ) -> None:

@@ -18,6 +18,7 @@ from shoal.controller.federated.strategy import strategy_of
 from shoal.controller.federated.updates import Server, Update
 from shoal.federated.compression import decompress
 from shoal.federated.messages import Contribution, Join, Piece
+from soaking import soak
 from waiting import eventually
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
@@ -127,6 +128,7 @@ def test_a_sites_updates_cross_the_wan_as_one_and_give_the_same_checkpoint(cohor
     assert sum(wan.values()) < 0.7 * alone
 
 
+@soak
 def test_a_gateway_that_is_killed_with_an_update_in_hand_costs_its_site_the_sum_alone(
     cohort: Cohort,
 ) -> None:

@@ -14,8 +14,9 @@ from sklearn.metrics import balanced_accuracy_score
 
 from controllers import HYDRAULIC, OTHER_CONDITIONS, shared_data
 from federated.real import Cohort, holds_row, serving
+from soaking import soak
 
-pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.broker, pytest.mark.slow, pytest.mark.timeout(420), soak]
 
 MODEL, LABEL, SITES = "pump-leak", "pump_leak", (100, 20, 3)
 #: Runs of the rig (a group is never split): a third is held back, three of each site are a sample.

@@ -14,12 +14,13 @@ from bench.report import Found, Row, report, write
 from digits import homes_of
 from federated.real import Cohort, serving
 from federated.test_digits import FEATURES, MODEL, as_pixels, write_table
+from soaking import soak
 
 pytestmark = [
     pytest.mark.broker,
     pytest.mark.slow,
     pytest.mark.timeout(3_000),
-    pytest.mark.skipif(not os.environ.get("SHOAL_SOAK"), reason="minutes: SHOAL_SOAK=1"),
+    soak,
 ]
 DEVICES, ROUNDS, SAMPLE = 20, 40, 40
 LEARNING = {"lr": 0.1, "epochs": 3, "batch": 10}

@@ -30,7 +30,7 @@ from shoal.agent.telemetry.io.outbox_store import SqliteOutbox
 from shoal.agent.update.machine import RESTING
 from shoal.orders import Order
 
-CUTS, VERSIONS = 500 if os.environ.get("SHOAL_SOAK") else 30, (1, 2, 3, 4)
+CUTS, VERSIONS = 500 if os.environ.get("SHOAL_SOAK") else 16, (1, 2, 3, 4)
 #: Longest time between kills, s; includes the agent's start.
 LIFE_S, PROFILE = 2.5, "x86-vnni"
 #: Suffixes of partial downloads in the stage: a file, a delta, a delta not applied yet.

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 
@@ -83,6 +81,9 @@ def migrate(db: Connection, revision: str = "head") -> None:
     """
     if revision == "head" and _has_newest_schema(db):
         return
+    from alembic import command  # a quarter of a second, at the first start of a version alone
+    from alembic.config import Config
+
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it logs its dialect at every start
     config = Config(attributes={"connection": db})
     config.set_main_option("script_location", str(_MIGRATIONS))

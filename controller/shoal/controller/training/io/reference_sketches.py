@@ -1,18 +1,22 @@
 """Reference sketches: the distribution of inputs and outputs in the training data."""
 
+from typing import TYPE_CHECKING
+
 import msgspec
 import numpy as np
 
-from shoal.controller.training.io.rows import Rows
 from shoal.controller.training.io.runtime import F32
 from shoal.outputs import PREDICTION, SCORE, predicted, score
 from shoal.sketch import MAX_EDGES, References, reference_of
+
+if TYPE_CHECKING:  # it brings pandas, a second, which an import of tensors does not need
+    from shoal.controller.training.io.rows import Rows
 
 SCORE_BINS = 20
 
 
 def references_of(
-    features: list[str], rows: Rows, predictions: F32, task: str, threshold: float
+    features: list[str], rows: "Rows", predictions: F32, task: str, threshold: float
 ) -> References:
     """References of training rows and of the fp32 model's outputs (n, C) for them."""
     inputs = {name: rows.x[:, i].astype(np.float64) for i, name in enumerate(features)}
