@@ -47,7 +47,7 @@ def leaks(
     found = []
     for name in list(samples)[:_COLUMNS]:
         x = samples[name][known]
-        usable = np.isfinite(x)
+        usable = np.abs(x) <= np.finfo(np.float32).max  # others are infinite for a model
         if usable.sum() >= _FEWEST and _predicts(x[usable], y[usable], quantity):
             found.append((name, int(usable.sum())))
     if len(found) <= min(_MOST, len(samples) - 1):

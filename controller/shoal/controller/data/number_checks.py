@@ -105,10 +105,10 @@ def _other_unit(
         return
     logs = np.log(inner)
     cut = int(np.diff(logs).argmax())
-    threshold = float(np.sqrt(inner[cut] * inner[cut + 1]))
+    threshold = float(np.exp((logs[cut] + logs[cut + 1]) / 2))  # their product may be 0 or inf
     low, high = magnitudes[magnitudes < threshold], magnitudes[magnitudes >= threshold]
     gap = float(logs[cut + 1] - logs[cut])
-    if np.quantile(low, 0.1) <= 0:  # zeros are of every unit
+    if not len(low) or not len(high) or np.quantile(low, 0.1) <= 0:  # zeros are of every unit
         return
     factor = float(np.median(high) / np.median(low))
     named = _units(float(np.median(low)), float(np.median(high)))
