@@ -75,8 +75,8 @@ def test_the_problem_names_a_field_of_the_wrong_type(
     controller: ControllerApp, route: Route
 ) -> None:
     names = fields(route.inputs["body"])
-    for name in names:
-        for value in WRONG:
+    for i, name in enumerate(names):
+        for value in WRONG[i % 3 :: 3]:  # of many fields, each value comes to some
             told(controller.request(route.method, places(route, "1"), json={name: value}))
             plausible = dict.fromkeys(names, "x") | {name: value}
             told(controller.request(route.method, places(route, "1"), json=plausible))
