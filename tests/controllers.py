@@ -18,6 +18,7 @@ from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
 from shoal.controller.releases.io.blobs import Blobs
 from shoal.controller.releases.io.signing import Signer
+from shoal.controller.store.io.database import Store
 from shoal.controller.wiring import operation_kinds
 from shoal.errors import AbsentError
 from stores import new_store
@@ -52,6 +53,20 @@ def make_context(folder: Path, clock: Callable[[], float] | None = None) -> Cont
         signer=Signer.create(folder, clock),
         clock=clock,
         random=random.Random(7),
+    )
+
+
+def reopened(folder: Path, clock: Callable[[], float] | None = None) -> Context:
+    """The controller that is in `folder`, for instance a copy of another's."""
+    clock = clock or Clock()
+    return Context(
+        folder=folder,
+        settings=Settings(),
+        store=Store.open(f"sqlite:///{folder / 'controller.db'}"),
+        blobs=Blobs(folder / "blobs"),
+        signer=Signer.open(folder, clock),
+        clock=clock,
+        random=random.Random(8),  # not the ids that were drawn already
     )
 
 

@@ -1,5 +1,9 @@
 """Federated tasks with finished rounds, as the engine records them."""
 
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
@@ -7,7 +11,7 @@ import msgspec
 import numpy as np
 from onnx import ModelProto
 
-from controllers import add_digits, make_context, run
+from controllers import add_digits, make_context, reopened, run
 from shoal.controller.federated.planning.plans import plan_of
 from shoal.controller.federated.records import (
     AskedBudget,
@@ -34,12 +38,22 @@ UPDATED, LOST, REFUSED = machine.Mark.UPDATED, machine.Mark.LOST, machine.Mark.R
 
 def trained(folder: Path) -> Context:
     """A controller with lot-codes@1, trained on digits, and its capability key."""
+    shutil.copytree(_template(), folder, dirs_exist_ok=True)
+    return reopened(folder)
+
+
+@functools.cache
+def _template() -> Path:
+    """The same, trained once in each process of tests."""
+    folder = Path(tempfile.mkdtemp(prefix="shoal-trained-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     ctx = make_context(folder)
-    (ctx.folder / "keys").mkdir(exist_ok=True)
-    (ctx.folder / "keys" / "capability.key").write_bytes(bytes(32))
+    (folder / "keys").mkdir(exist_ok=True)
+    (folder / "keys" / "capability.key").write_bytes(bytes(32))
     add_digits(ctx)
     run(ctx, training.start_training(ctx, actor="ana", model="lot-codes", dataset="stations"))
-    return ctx
+    ctx.store.close()
+    return folder
 
 
 def equip(ctx: Context, ref: str, away: Set[str] = frozenset()) -> None:
