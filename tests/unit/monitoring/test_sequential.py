@@ -190,26 +190,6 @@ def test_devices_are_judged_alike_alone_and_together_and_no_given_state_is_chang
         assert one.position == other.position == 60
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize("learnt_from", [training(), np.append(training(), 1e20)])
-@pytest.mark.parametrize(("window", "cells", "value"), [(0, 1, 1e20), (0, 3, 1e6), (2, 2, 1e18)])
-def test_a_few_strange_values_in_the_first_windows_blind_nothing(
-    learnt_from: Rows, window: int, cells: int, value: float
-) -> None:
-    rng = np.random.default_rng(12)
-    devices = Devices(2, PLAIN, learnt_from=learnt_from)
-    for i in range(100):
-        rows = normal(rng, devices, 60)
-        if i == window:
-            rows[:cells, 0] = value
-        devices.see(rows)
-    table = drift_state.Table(devices.states)
-    assert table.unit[:, 0] == pytest.approx([1, 1], abs=0.1)
-    assert table.centre_of_rows[:, 0] == pytest.approx([0, 0], abs=0.15)
-    found = windows_until(devices, lambda: normal(rng, devices, 60) + 1, 6)
-    assert (found <= 6).all()
-
-
 def test_an_accepted_level_is_the_new_normal() -> None:
     rng = np.random.default_rng(10)
     devices = Devices(4, PLAIN)

@@ -157,7 +157,7 @@ def _shapes(layout: Layout) -> Mapping[str, tuple[int, ...]]:
     """Arrays of a state.
 
     own, counted   rows of the first windows in the bins, later their shares; values among them
-    rare_up_to     share up to which a bin is rare; in the first windows: see sequential
+    rare_up_to     share up to which a bin is rare
     gram           information about the daily cycle; first_day: day on which an hour was first seen
     busy           squared surprise at each half hour: of earlier days, and of today
     today          local day of the newest window

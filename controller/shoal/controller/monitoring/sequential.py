@@ -53,9 +53,6 @@ BOOL = npt.NDArray[np.bool_]
 
 #: Most that a device's surprise counts in its site's; least sd of the site's mean surprise.
 SITE_CAP, SITE_FLOOR = 8.0, 0.7
-#: A first window with so many times the sd of the others tells no unit, where at most about five
-#: of at least so many rows make it so: the share of the variance that the furthest one carries.
-STRANGE, MANY, RULING = 100.0, 20, 0.2
 #: Sizes of a change from which it is severe: row sd, log variance, row sd of ranks, radians (about
 #: 10 % of rows), log rows.
 SEVERE = np.array([1.0, 1.4, 1.0, 1.0, 1.0, 0.25, 0.25, 0.7])
@@ -189,24 +186,15 @@ def severity(outcome: Outcome) -> F64:
 def _first_windows(
     table: Table, windows: Windows, training: F64, rules: Rules, new: npt.NDArray
 ) -> None:
-    """Add the windows of subjects `new` to what tells how others are read; close it when enough.
-
-    Until then rare_up_to says whether a few strange values rule what was added so far.
-    """
+    """Add the windows of subjects `new` to what tells how others are read; close it when enough."""
     one = windows.take(new)
     beyond = np.where(training > 0, 0, one.counts)
     strange = beyond.sum(-1)
     few = (strange > 0) & (strange <= np.maximum(channels.FEW * one.n, 1))  # no usual rows
     known = np.isfinite(one.mean) & np.isfinite(one.m2) & (one.n > 0) & ~few
+    n, mean = np.where(known, one.n, 0), np.where(known, one.mean, 0)
     old, centre, m2 = table["counted"][new], table.centre_of_rows[new], table.unit[new]
     centre, m2 = np.nan_to_num(centre), np.nan_to_num(m2)
-    ruled, of_pool = _ruled(one), table["rare_up_to"][new] > 0
-    sd, so_far = (_sd(m2, n) for m2, n in ((one.m2, one.n), (m2, old)))
-    known &= ~(ruled & ~of_pool & _varies(so_far, centre) & (sd > STRANGE * so_far))
-    anew = known & of_pool & ~ruled & _varies(sd, one.mean) & (so_far > STRANGE * sd)
-    old, centre, m2 = (np.where(anew, 0, each) for each in (old, centre, m2))
-    table["rare_up_to"][new] = np.where(known, ruled & (of_pool | (old == 0)), of_pool)
-    n, mean = np.where(known, one.n, 0), np.where(known, one.mean, 0)
     total = old + n
     share = n / np.maximum(total, 1)
     off = mean - centre
@@ -215,7 +203,7 @@ def _first_windows(
     table["counted"][new] = total
     table["own"][new] += one.counts - np.where(few[..., None], beyond, 0)
     last = table.clock[new, SEEN] + 1 >= rules.lens
-    sd = _sd(m2, total)
+    sd = np.sqrt(m2 / np.maximum(total - 1, 1))
     unit = np.where(_varies(sd, centre), sd, np.nan)
     table.centre_of_rows[new] = np.where(total > 0, centre, np.nan)
     table.unit[new] = np.where(total > 0, np.where(last[:, None], unit, m2), np.nan)
@@ -223,18 +211,6 @@ def _first_windows(
     own = channels.shares(table["own"][done])
     table["own"][done] = own
     table["rare_up_to"][done] = channels.rare_up_to(training, own)
-
-
-def _ruled(windows: Windows) -> BOOL:
-    """(B, F): a few of many rows carry the variance of a window."""
-    reach = np.maximum(np.abs(windows.low - windows.mean), np.abs(windows.high - windows.mean))
-    return np.asarray(
-        (windows.n >= MANY) & (windows.m2 > 0) & (np.square(reach) >= RULING * windows.m2)
-    )
-
-
-def _sd(m2: npt.NDArray, n: npt.NDArray) -> F64:
-    return np.asarray(np.sqrt(m2 / np.maximum(n - 1, 1)), np.float64)
 
 
 def _unit_of_new_features(table: Table, windows: Windows, which: npt.NDArray) -> None:
