@@ -1,7 +1,7 @@
 """`shoal drift`: what is usual for devices and sites, what drifts, and what people make of it."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import click
 from rich.console import Group
@@ -143,6 +143,17 @@ def list_changes(session: Session, model: str, limit: int) -> None:
     session.show(found, lambda: table(found, columns, empty="no change"))
 
 
+def chooses_baselines(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that changes baselines: whose, and whether to ask first."""
+    options = (
+        model_argument, device_option, site_option, all_option, release_option, yes_option,
+        click.pass_obj,
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @drift.command("accept")
 @model_argument
 @device_option
@@ -169,13 +180,7 @@ def accept(
 
 
 @drift.command("reset")
-@model_argument
-@device_option
-@site_option
-@all_option
-@release_option
-@yes_option
-@click.pass_obj
+@chooses_baselines
 def reset(session: Session, /, model: str, yes: bool, **selection: object) -> None:
     """Forget what is usual and learn it anew from now: nothing alarms meanwhile.
 
@@ -190,13 +195,7 @@ def reset(session: Session, /, model: str, yes: bool, **selection: object) -> No
 
 
 @drift.command("freeze")
-@model_argument
-@device_option
-@site_option
-@all_option
-@release_option
-@yes_option
-@click.pass_obj
+@chooses_baselines
 def freeze(session: Session, /, model: str, yes: bool, **selection: object) -> None:
     """Keep what is usual as it is: slow changes are found too, and no alarm becomes normal.
 
@@ -210,13 +209,7 @@ def freeze(session: Session, /, model: str, yes: bool, **selection: object) -> N
 
 
 @drift.command("unfreeze")
-@model_argument
-@device_option
-@site_option
-@all_option
-@release_option
-@yes_option
-@click.pass_obj
+@chooses_baselines
 def unfreeze(session: Session, /, model: str, yes: bool, **selection: object) -> None:
     """Let frozen baselines learn again.
 
