@@ -150,6 +150,8 @@ def test_a_device_without_errors_is_written_down_once_and_not_again(fleet):
         ("bad-input", "warning", "refused-rows"),
         ("sketch-mismatch", "warning", "refused-messages"),
         ("slot-damaged", "critical", "failing"), ("bad-signature", "critical", "attack"),
+        ("pressure", "warning", "pressure"), ("short-memory", "warning", "memory"),
+        ("too-hot", "warning", "temperature"),
         ("never-seen", "warning", "fault"),
     ],
 )  # fmt: skip
@@ -162,6 +164,30 @@ def test_a_fault_is_an_alert_until_it_stays_away(fleet, cause, severity, kind):
         arrive(fleet, faults=[fault("cam-1", cause, severity)], seconds=300)
     assert len(unresolved(fleet)) == 1
     arrive(fleet, window(fleet), seconds=health.CALM_S + 120)
+    assert closed(fleet, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "bad", "well"),
+    [
+        ("memory", "short-memory", {"memory_free_mb": 12}, {"memory_free_mb": 90}),
+        ("temperature", "too-hot", {"temp_c": 91}, {"temp_c": 60}),
+        ("disk", "disk-full", {"disk_free_mb": 2}, {"disk_free_mb": 500}),
+    ],
+)
+@pytest.mark.parametrize("measured_first", [True, False])
+def test_one_trouble_that_is_reported_and_measured_is_one_alert_until_it_is_measured_to_be_over(
+    fleet, kind, cause, bad, well, measured_first
+):
+    if measured_first:
+        arrive(fleet, window(fleet, health=bad))
+    arrive(fleet, window(fleet, health=bad), faults=[fault("cam-1", cause)])
+    for _ in range(int(health.CALM_S / 60) + 5):
+        arrive(fleet, window(fleet, health=bad))
+        assert [a.kind for a in unresolved(fleet)] in ([kind], []), "it is waited for"
+    [alert] = unresolved(fleet)
+    assert [one.what for one in listing.history(fleet.ctx, alert.id)] == ["opened"]
+    arrive(fleet, window(fleet, health=well))
     assert closed(fleet, kind)
 
 

@@ -72,6 +72,7 @@ def test_a_window_is_a_row_and_each_of_its_features_too(ctx: Context, tmp_path: 
     assert (first["day"], first["device"], first["rows"]) == ("2024-10-04", "cam-1", 2)
     assert first["start_at"].timestamp() == NOON - 60.5  # type: ignore[attr-defined]
     assert (first["latency"], first["cpu_pct"], second["cpu_pct"]) == ([0, 10], 4.0, -1.0)
+    assert (first["memory_free_mb"], first["outbox"]) == (-1.0, -1)
     heat, load, score = read(tmp_path / "out", "features")
     assert (heat["feature"], heat["n"], heat["mean"], heat["missing"]) == ("heat", 2, 2.0, 0)
     assert heat["sd"] == pytest.approx(2**0.5)
@@ -119,3 +120,19 @@ def test_days_are_chosen_and_large_ones_are_read_in_pieces(
     assert len(read(tmp_path / "out", "sums/days.parquet")) == 3 * 3
     with pytest.raises(SettingError, match="no date: '5 October'"):
         export(ctx, tmp_path / "out", since="5 October")
+
+
+def test_memory_and_outbox_are_columns_and_a_file_without_them_is_written_again(
+    ctx: Context, tmp_path: Path
+) -> None:
+    put(ctx, new_window("cam-1", 1, received_at=NOON, health={"memory_free_mb": 80.5, "outbox": 7}))
+    export(ctx, tmp_path, features=False)
+    [path] = tmp_path.glob("windows/*/*.parquet")
+    table = pq.read_table(path, partitioning=None)
+    assert table.select(["memory_free_mb", "outbox"]).to_pylist() == [
+        {"memory_free_mb": 80.5, "outbox": 7}
+    ]
+    assert export(ctx, tmp_path, features=False).days == 0
+    pq.write_table(table.drop_columns(["outbox"]), path)  # as an older Shoal left it
+    assert export(ctx, tmp_path, features=False).days == 1
+    assert "outbox" in pq.read_schema(path).names

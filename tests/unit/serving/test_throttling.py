@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.agent.host.faults import Fault
+from shoal.agent.host.faults import Fault, ended
 from shoal.agent.host.io.health import HealthSampler
 from shoal.agent.host.io.pressure import MemoryHeadroom, PressureSampler
 from shoal.agent.host.ports import Load
@@ -195,9 +195,25 @@ def test_sources_slow_down_then_runs_take_one_thread_then_the_cheaper_variant_an
     device.runs(4 * FALL_S)
     assert device.applied == (1.0, "fp32")
     assert device.loader.loaded[2:] == [("fp32", 1), ("fp32", 2)]
-    assert [f.cause for f in device.faults] == ["pressure"] * 4
+    assert [f.cause for f in device.faults] == ["too-hot"] * 4
     assert [f.facts.get("ended", False) for f in device.faults] == [False, False, False, True]
     assert "hot" in device.faults[0].detail
+
+
+def test_each_reason_is_a_fault_of_its_own_and_ends_with_it() -> None:
+    device = Device()
+    device.load = Load(temp_c=85.0, memory_stall_pct=30.0)
+    device.runs(20)
+    assert [f.cause for f in device.faults] == ["too-hot", "short-memory"]
+    assert device.faults[1].detail == "this device is waiting for memory: now at level 'slower'"
+    device.faults.clear()
+    device.load = Load(temp_c=85.0)
+    device.runs(2 * FALL_S)
+    over = [f for f in device.faults if f.facts.get("ended")]
+    assert [f.cause for f in over] == ["short-memory"]
+    device.load = Load(temp_c=50.0)
+    device.runs(4 * FALL_S)
+    assert device.faults[-1] == ended("too-hot")
 
 
 def test_no_engine_is_replaced_during_an_update() -> None:

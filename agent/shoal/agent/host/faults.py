@@ -11,7 +11,7 @@ OVER_S, DISK_OVER_S = 600.0, 60.0
 LASTING = frozenset(
     {
         "certificate", "copied", "director", "journal-lost", "outbox-damaged", "peers-off",
-        "pressure", "rows-damaged", "slot-damaged",
+        "pressure", "rows-damaged", "short-memory", "slot-damaged", "too-hot",
     }
 )  # fmt: skip
 DISK = frozenset({"disk-full", "storage"})

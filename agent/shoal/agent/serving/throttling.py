@@ -25,20 +25,26 @@ RISE_S, FALL_S, SAMPLE_S = 15.0, 120.0, 5.0
 
 
 class Signal(NamedTuple):
-    """A measurement, the value from which it is pressure, and the value below which it ends."""
+    """A measurement, the value from which it is pressure, and the value below which it ends.
+
+    fault   cause of the fault that it is reported as
+    """
 
     name: str
     field: str
     begins: float
     ends: float
+    fault: str
 
 
 SIGNALS = (
-    Signal("hot", "temp_c", 80.0, 75.0),
-    Signal("throttled by the firmware", "throttled", 1.0, 1.0),
-    Signal("waiting for the CPU", "cpu_stall_pct", 40.0, 20.0),
-    Signal("waiting for memory", "memory_stall_pct", 10.0, 5.0),
+    Signal("hot", "temp_c", 80.0, 75.0, "too-hot"),
+    Signal("throttled by the firmware", "throttled", 1.0, 1.0, "too-hot"),
+    Signal("waiting for the CPU", "cpu_stall_pct", 40.0, 20.0, "pressure"),
+    Signal("waiting for memory", "memory_stall_pct", 10.0, 5.0, "short-memory"),
 )
+_AT_LIMIT = "at its memory limit"
+_FAULT_OF = {signal.name: signal.fault for signal in SIGNALS} | {_AT_LIMIT: "short-memory"}
 
 
 class Level(NamedTuple):
@@ -90,12 +96,20 @@ class ThrottleLevel:
         """Names of the active signals."""
         return sorted(self._signals)
 
+    @property
+    def faults(self) -> dict[str, list[str]]:
+        """Causes of faults -> names of their active signals."""
+        found: dict[str, list[str]] = {}
+        for name in self.reasons:
+            found.setdefault(_FAULT_OF[name], []).append(name)
+        return found
+
     def step(self, load: Load, now_s: float) -> Level:
         """Take one measurement into account; the level from now on. now_s: monotonic."""
         before = bool(self._signals)
         self._signals = {signal.name for signal in SIGNALS if self._is_active(signal, load)}
         if self._events is not None and load.memory_events > self._events:
-            self._signals.add("at its memory limit")
+            self._signals.add(_AT_LIMIT)
         self._events = load.memory_events
         if self._since is None or before != bool(self._signals):
             self._since = now_s
@@ -140,6 +154,7 @@ class Throttling:
         self._applied: dict[str, tuple[str, str, int]] = {}
         self._workers: dict[str, Worker[Job]] = {}
         self._due_s = 0.0
+        self._met: dict[str, float] = {}
 
     @property
     def rate(self) -> float:
@@ -159,15 +174,29 @@ class Throttling:
         self._due_s = now + SAMPLE_S
         before = self.level.number
         level = self.level.step(self._host.load(), now)
-        if self.level.number > before:
-            reasons = ", ".join(self.level.reasons)
-            self._fault(Fault("pressure", f"this device is {reasons}: now at level {level.name!r}"))
-        elif before and not self.level.number:
-            self._fault(ended("pressure"))
+        self._report_faults(now, level.name if self.level.number > before else "")
         for model, served in serving.items():
             worker = self._workers.setdefault(model, Worker(self._host.spawn, self._post))
             if served.engine is not None and worker.current is None and is_idle(model):
                 self._apply(worker, served, served.engine, level)
+
+    def _report_faults(self, now_s: float, raised_to: str) -> None:
+        """Report what the level is raised for, a fault a cause; end those that are over.
+
+        raised_to   name of the level, if it was raised now
+        """
+        found = self.level.faults
+        for cause, names in found.items():
+            if raised_to:
+                text = f"this device is {', '.join(names)}: now at level {raised_to!r}"
+                self._fault(Fault(cause, text))
+            if raised_to or cause in self._met:
+                self._met[cause] = now_s
+        for cause, met_s in list(self._met.items()):
+            others_last = found and cause not in found and now_s - met_s >= FALL_S
+            if others_last or not self.level.number:
+                del self._met[cause]
+                self._fault(ended(cause))
 
     def _apply(
         self, worker: Worker[Job], serving: ServedModel, engine: Engine, level: Level

@@ -102,6 +102,8 @@ def show(db: Connection, ctx: Context, signs: Iterable[Sign], known: Mapping[Key
                 dirty.add(made["alert_key"])
         elif _differs(row, sign, now):
             values = {"seen_at": now, "severity": sign.severity, "detail": sign.detail}
+            if _measures(row, sign):
+                values["calm_s"] = 0.0
             if row.state == STANDING:
                 values["due_at"] = now + sign.calm_s if sign.calm_s else 0.0
                 if sign.severity != row.severity:
@@ -168,7 +170,12 @@ def _differs(row: Row[Any], sign: Sign, now: float) -> bool:
     """Whether a repeated sign is worth a write: rarely, it only lasts."""
     stale = sign.calm_s and now - row.seen_at > sign.calm_s / 4
     waits = row.state == PENDING and now - row.seen_at > row.hold_s / 4
-    return bool(stale or waits or sign.severity != row.severity)
+    return bool(stale or waits or sign.severity != row.severity or _measures(row, sign))
+
+
+def _measures(row: Row[Any], sign: Sign) -> bool:
+    """Whether what was only reported until now is measured: measurements end it from now on."""
+    return bool(row.calm_s and not sign.calm_s)
 
 
 def _look(db: Connection, row: Any, now: float) -> bool:

@@ -119,7 +119,9 @@ class BatchWatch:
             for one in events
             if one["cause"] != clocks.KIND or one["device"] not in wrong  # it has its alert
         ]
-        return self._store([sign for sign in found if sign is not None], [], known)
+        signs = [sign for sign in found if sign is not None]
+        # A rule before may have stored the same trouble by what was measured.
+        return self._store(signs, [], members.of_devices(self.db, {one.device for one in signs}))
 
     def _store(
         self, signs: Sequence[Sign], over: Sequence[Key], known: Mapping[Key, Any]

@@ -53,8 +53,8 @@ WORDS = {
         "Check fan, dust and sun; it serves slower until it cools. See: shoal device show {device}",
     ),
     "pressure": Words(
-        "{device} is short of memory or CPU, and serves less",
-        "{count} devices at {site} are short of memory or CPU, and serve less",
+        "{device} is under pressure, and serves less",
+        "{count} devices at {site} are under pressure, and serve less",
         "Stop what else runs on it, or give it a smaller variant. See: shoal device show {device}",
     ),
     "memory": Words(

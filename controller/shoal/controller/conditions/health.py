@@ -25,7 +25,7 @@ class Level(NamedTuple):
 #: Causes of faults -> the kind of their alert; others are of the kind "fault".
 KIND_OF = {
     "disk-full": "disk", "storage": "disk",
-    "pressure": "pressure",
+    "pressure": "pressure", "short-memory": "memory", "too-hot": "temperature",
     "feed-down": "source", "bad-tag": "source", "source-unreadable": "source",
     "bad-input": "refused-rows", "bad-image": "refused-rows", "unsigned-image": "refused-rows",
     "rows-damaged": "refused-rows",

@@ -34,7 +34,7 @@ BATCH, PIECE = 2_000, 50_000
 _LAST = b"last_window"
 _PLAIN = ("id", "device", "boot", "seq", "site", "model", "release", "reference")
 _COUNTS = ("rows", "errors", "slow", "labelled", "correct", "merged")
-_HEALTH = ("rss_mb", "cpu_pct", "temp_c", "disk_free_mb")
+_HEALTH = ("rss_mb", "cpu_pct", "temp_c", "disk_free_mb", "memory_free_mb")
 
 
 class Exported(NamedTuple):
@@ -64,8 +64,10 @@ def export(
             if not (since <= day and (not until or day < until)):
                 continue
             spans = [(first, last) for name, first, last in every if name[:10] == day]
-            kinds = ("windows", "features") if features else ("windows",)
-            if any(_reaches(_path(folder, kind, day)) != spans[-1][1] for kind in kinds):
+            kinds = {"windows": _window_schema(), "features": _feature_schema()}
+            wanted = kinds if features else ("windows",)
+            files = [(_path(folder, kind, day), kinds[kind]) for kind in wanted]
+            if any(_reaches(path, schema) != spans[-1][1] for path, schema in files):
                 more = _export_day(ctx, folder, day, spans, references if features else None)
                 done = Exported(*(a + b for a, b in zip(done, more, strict=True)))
         _export_sums(ctx, folder)
@@ -162,6 +164,7 @@ def _window_table(windows: Sequence[StoredWindow]) -> "pa.Table":
     columns["latency"] = [one.latency for one in windows]
     for name in _HEALTH:
         columns[name] = [float(one.health.get(name, -1)) for one in windows]
+    columns["outbox"] = [int(one.health.get("outbox", -1)) for one in windows]
     for name, default in (("throttled", False), ("clock_synced", True)):
         columns[name] = [bool(one.health.get(name, default)) for one in windows]
     schema = _window_schema()
@@ -235,7 +238,7 @@ def _window_schema() -> "pa.Schema":
         "reference": pa.string(), "start_at": _time_type(), "window_s": pa.float64(),
         "received_at": _time_type(), **dict.fromkeys(_COUNTS, pa.int64()),
         "latency": pa.list_(pa.int64()), **dict.fromkeys(_HEALTH, pa.float64()),
-        "throttled": pa.bool_(), "clock_synced": pa.bool_(),
+        "outbox": pa.int64(), "throttled": pa.bool_(), "clock_synced": pa.bool_(),
     }  # fmt: skip
     return pa.schema(list(types.items()))
 
@@ -283,13 +286,15 @@ def _writing(path: Path, schema: "pa.Schema", last: int = 0, wanted: bool = True
     sync(path.parent)
 
 
-def _reaches(path: Path) -> int:
-    """Id of the last window in a file; -1 if there is none that can be read."""
+def _reaches(path: Path, schema: "pa.Schema") -> int:
+    """Id of the last window in a file; -1 if there is none that can be read, or it has other
+    columns: an older Shoal wrote it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return int((pq.read_schema(path).metadata or {}).get(_LAST, -1))
+        found = pq.read_schema(path)
+        return int((found.metadata or {}).get(_LAST, -1)) if found.names == schema.names else -1
     except (OSError, ValueError, pa.ArrowException):
         return -1
 
