@@ -36,6 +36,9 @@ ROWS_PER_TOLERANCE = 4.0
 #: Least sd of a channel times the root of n: a fraction of what chance alone gives.
 FLOORS = np.array([0.1, 0.3, 0.1, 0.1, 0.1, 0.25, 0.25])
 ROWS_FLOOR = 0.05
+#: Sd of a channel times the root of n where rows are drawn at random; of the log of rows.
+CHANCE = np.array([1.0, 1.5, 1.0, 1.0, 1.0, 0.5, 0.5])
+ROWS_CHANCE = 0.1
 #: Most that one window may say, as a normal score. Missing and rare rows were never seen before and
 #: come in clusters: one window alone is no alarm, three are.
 CAPS = np.array([np.inf] * 5 + [4.0, 4.0])
@@ -97,13 +100,14 @@ class Reading(NamedTuple):
     """Series of B subjects, S = 7 F + 1: features' channels in order, then rows.
 
     values     (B, S): NaN where a window says nothing
-    floor      (B, S): least sd
+    floor      (B, S): least sd; chance (B, S): sd where rows are drawn at random
     tolerance  (S,): change that is too small to matter
-    cap        (S,): most that one window may say, as a normal score
+    cap        (B, S): most that this window may say, as a normal score
     """
 
     values: F64
     floor: F64
+    chance: F64
     tolerance: F64
     cap: F64
 
@@ -130,14 +134,19 @@ def read(lens: Lens, windows: Windows, tolerance: float) -> Reading:
     values[..., RARE] = _arcsine(rare, n)
     values[~np.isfinite(values)] = np.nan
     np.clip(values, -FARTHEST, FARTHEST, out=values)
-    floor = FLOORS / np.sqrt(np.maximum(n, 1))[..., None]
+    root = np.sqrt(np.maximum(n, 1))[..., None]
+    off, here = _off_commonest(lens, windows.counts, n)
+    cap = np.minimum(CAPS, np.sqrt(2 * np.maximum(here, off * n))[..., None])
+    chance = np.tile(CHANCE, (b, f, 1))
+    chance[..., SPREAD] = np.maximum(CHANCE[SPREAD], np.sqrt(1 / np.maximum(off, 0.01)))
     whole = rows.max(-1) if f else np.zeros(b)
     rate = np.log(np.maximum(whole, 0.5) / windows.window_s)
     return Reading(
-        np.concatenate([values.reshape(b, -1), rate[:, None]], axis=1),
-        np.concatenate([floor.reshape(b, -1), np.full((b, 1), ROWS_FLOOR)], axis=1),
+        _with_rows(values, rate[:, None]),
+        _with_rows(FLOORS / root, ROWS_FLOOR),
+        _with_rows(chance / root, ROWS_CHANCE),
         tolerances(f, tolerance),
-        np.append(np.tile(CAPS, f), np.inf),
+        _with_rows(cap, np.inf),
     )
 
 
@@ -170,6 +179,28 @@ def share_of(value: float, rows: float) -> float:
     """
     angle = float(np.clip(value + _of_none(np.asarray(rows)), 0, np.pi / 2))
     return max((float(np.sin(angle)) ** 2 * (rows + 0.75) - 0.375) / max(rows, 1), 0.0)
+
+
+def _with_rows(of_features: F64, of_rows: F64 | float) -> F64:
+    """(B, F, 7) and a number for the rows (B, 1) as series (B, S)."""
+    b = len(of_features)
+    last = np.broadcast_to(np.asarray(of_rows, np.float64), (b, 1))
+    return np.concatenate([of_features.reshape(b, -1), last], axis=1)
+
+
+def _off_commonest(lens: Lens, counts: npt.NDArray, n: F64) -> tuple[F64, F64]:
+    """(B, F) each: usual share of rows off the commonest bin, and such rows in this window.
+
+    Where nearly all rows are of one bin, few others carry mean and spread. That none of m expected
+    ones comes has a chance of exp(-m), whatever the sd of earlier windows: a window says as many
+    nats at most as such rows are in it, or should be. And the log of their variance is as unsure
+    as that of a Bernoulli variate, whose kurtosis is about 1 / share.
+    """
+    commonest = np.argmax(lens.training + lens.own, axis=-1)[..., None]
+    least = np.minimum(lens.training, lens.own)
+    share = 1 - np.take_along_axis(least, commonest, axis=-1)[..., 0]
+    here = n - np.take_along_axis(counts, commonest, axis=-1)[..., 0]
+    return np.asarray(np.clip(share, 0, 1), np.float64), np.asarray(here, np.float64)
 
 
 def _is_rare(lens: Lens) -> BOOL:

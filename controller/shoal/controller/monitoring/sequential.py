@@ -156,7 +156,8 @@ def observe_sites(
     values = np.where(members > 0, surprise / root, np.nan)
     features = table.layout.series // channels.CHANNELS
     caps = np.append(np.tile(channels.CAPS, features), np.inf)
-    reading = Reading(values, np.full(values.shape, SITE_FLOOR), tau / root, caps)
+    floor = np.full(values.shape, SITE_FLOOR)
+    reading = Reading(values, floor, floor, tau / root, np.broadcast_to(caps, values.shape))
     outcome = surprises.step(
         table, times, reading, rules, excess=fleet.excess, stretch=fleet.stretch, log_a=log_a,
         frozen=frozen,

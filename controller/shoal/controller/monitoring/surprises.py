@@ -29,6 +29,8 @@ SET_BACK = 32
 #: Windows that what is known of a site beforehand counts for: its devices' surprises together are
 #: 0 and of variance 1 where nothing changes.
 SITE_PRIOR = 96
+#: Windows that the spread of rows drawn at random counts for, until fewer is believed.
+TRUSTED = 32
 #: Largest ratio of a residual's variance to that of its forecast's error.
 MOST_PERSISTENT = 1e4
 
@@ -161,7 +163,7 @@ def step(
     tau = np.minimum(reading.tolerance / scale, 1e4)
     freedom = bets.degrees_of_freedom(table, excess[channel], windows)
     sides = [bets.normal_score(side * z - tau, freedom) for side in (1, -1)]
-    scores = np.minimum(np.stack(sides, axis=-1), reading.cap[:, None])
+    scores = np.minimum(np.stack(sides, axis=-1), reading.cap[..., None])
     unseen = ~covered[:, None] & _CYCLIC[channel] & ~_beyond(table, reading)
     scores = np.where(unseen[..., None], np.minimum(scores, 0), scores)
     scores = np.where(known[..., None], scores, np.nan)
@@ -187,7 +189,8 @@ def step(
     _turn_clock(table, times.at, seen, made.late[:, 0])
     return Outcome(
         log_e, said.threshold, said.hit, said.alarmed, groups(said.hit) & ~groups(before),
-        np.where(known, recent, np.nan), made.cycle + table["centre"], z,
+        np.where(known, recent, np.nan), made.cycle + table["centre"],
+        np.clip(z, -reading.cap, reading.cap),
         np.broadcast_to(tau, z.shape), ready, 2 * seen > rules.first, covered,
     )  # fmt: skip
 
@@ -205,7 +208,7 @@ def _forecast(
     g = season.regressors(times.local, rules.rest_days, rules.cycle)
     gain = np.linalg.solve(table["gram"].astype(np.float64), g[..., None])[..., 0]
     leverage = np.maximum((g * gain).sum(-1), 0)[:, None]
-    usual = np.maximum(table["second"], np.square(reading.floor))
+    usual = _usual_variance(table["second"], reading, windows)
     slopes = learning.slopes(table["har"], table["har_y"], 10 * usual)
     last = np.where(np.isfinite(table.clock[:, AT]), table.clock[:, AT], times.at - times.window_s)
     late = (times.at <= last)[:, None]
@@ -226,6 +229,14 @@ def _forecast(
         leverage=leverage,
         late=late,
     )
+
+
+def _usual_variance(measured: Array, reading: Reading, windows: Array) -> Array:
+    """(B, S): of the error. A few windows may be alike by chance, or because their rows are taken
+    in turn: what rows drawn at random would give counts for TRUSTED windows, where it is more."""
+    drawn = np.square(reading.chance)
+    shrunk = (TRUSTED * drawn + windows * measured) / (TRUSTED + windows)
+    return np.maximum(np.maximum(measured, shrunk), np.square(reading.floor))
 
 
 def _share(table: Table, reading: Reading) -> Array:
