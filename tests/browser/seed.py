@@ -20,6 +20,7 @@ from shoal import bundle, manifest, outputs, topics, wire
 from shoal.controller.data import adding, datasets
 from shoal.controller.data.adding import Upload
 from shoal.controller.data.io import packing
+from shoal.controller.data.io.masking_keys import MaskingKeys
 from shoal.controller.fleet import join_tokens
 from shoal.controller.host.context import Context
 from shoal.controller.ingest import ingest
@@ -340,7 +341,11 @@ def seed(ctx: Context, folder: Path) -> Seeded:
     )
     marks = zipped(folder / "marks.zip", pictures() | {"parts/about.md": b"Camera 2"})
     adding.add_upload(
-        ctx, packing.pack_items, actor="admin", upload=Upload(marks, marks.name, "marks")
+        ctx,
+        packing.pack_items,
+        MaskingKeys(ctx.folder),
+        actor="admin",
+        upload=Upload(marks, marks.name, "marks"),
     )
     join_tokens.create_join_token(
         ctx, actor="admin", ca_sha256="0" * 64, site="harbour", rings=["stable"], uses=20

@@ -95,3 +95,21 @@ def test_the_page_of_datasets_runs_as_it_is_printed(
         else:
             assert printed == block
     assert len(blocks) == 9
+
+
+def test_a_table_is_masked_by_a_file_and_its_policy_is_printed(shoal: Cli, tmp_path: Path) -> None:
+    table, policy = tmp_path / "visits.csv", tmp_path / "policy.toml"
+    table.write_text("patient,pulse,sick\n" + "".join(f"P{i},{60 + i},{i % 2}\n" for i in range(9)))
+    policy.write_text('[columns.patient]\nrule = "hash"\n')
+    words = ("dataset", "add", str(table), "--name", "visits", "--label", "sick", "--drop")
+    made = shoal(*words, "patient", "--mask", str(policy))
+    assert made.exit_code == 0, made.output
+    assert "masked: patient: keyed hash, key 'default'" in made.stdout
+    assert "keyed hash" in shoal("dataset", "show", "visits").stdout
+    policy.write_text(shoal("dataset", "policy", "visits@1").stdout)
+    again = shoal.json(*words, "patient", "--mask", str(policy))
+    assert again["same_as"] == "visits@1"
+    bare = shoal.json(*words, "patient", "--no-mask")
+    assert (bare["version"], bare["masking"]) == (2, None)
+    refused = shoal("dataset", "policy", "visits")
+    assert "visits@2 was not masked" in refused.stderr

@@ -55,6 +55,14 @@ def dataset() -> None:
 @click.option("--decimal", default="", help="Decimal mark of a CSV file, . or ,")
 @click.option("--encoding", default="", help="Of a CSV file, such as utf-16, cp1252 or latin-1.")
 @click.option("--skip", type=int, metavar="N", help="Lines of a CSV file before its header.")
+@click.option(
+    "--mask",
+    "mask_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Masking policy, TOML: what is done to columns before the table is stored.",
+)
+@click.option("--mask-as", default="", metavar="NAME[@N]", help="Mask as that version was masked.")
+@click.option("--no-mask", is_flag=True, help="Mask nothing, though the version before was masked.")
 @click.pass_obj
 def add(
     session: Session,
@@ -63,6 +71,8 @@ def add(
     drop: Sequence[str],
     parents: Sequence[str],
     unlabelled: bool,
+    mask_file: Path | None,
+    no_mask: bool,
     **given: str | int | None,
 ) -> None:
     """Register PATH as the next version of a dataset.
@@ -80,24 +90,34 @@ def add(
     that is said; nothing is stored twice. How a CSV file was read (separator, decimal mark,
     encoding) is found out and kept with the version.
 
+    With --mask columns of a table are dropped, hashed, generalised, put into buckets, or moved in
+    time on the controller before anything is stored; later versions are masked likewise, without
+    being asked. `shoal dataset policy NAME` prints how.
+
     \b
     Examples:
       shoal dataset add parts.csv --name parts --label ok --site plant
       shoal dataset add parts2.csv --name parts --label ok --parent parts@1
       shoal dataset add export.csv --name line3 --label ok --encoding cp1252 --skip 3
+      shoal dataset add visits.csv --name visits --label readmitted --mask policy.toml
       shoal dataset add photos/ --name photos
       shoal dataset add sounds.zip --name sounds --unlabelled
     """
     fields = {name: str(value) for name, value in given.items() if value}
     fields |= {"drop": ",".join(drop), "parents": ",".join(parents)}
     fields |= {"unlabelled": "true"} if unlabelled else {}
+    fields |= {"no_mask": "true"} if no_mask else {}
     try:
+        if mask_file is not None:
+            fields["mask"] = mask_file.read_text("utf-8")
         with _opened(path) as (name, content):
             if isinstance(content, FolderTar):
                 session.err.print(f"sending {content.count} files, {size(content.length)}")
             made = session.api.upload(at("datasets"), {"file": (name, content)}, fields, _WAIT_S)
     except OSError as error:
-        raise SettingError(f"{path}: {error.strerror}") from error
+        raise SettingError(f"{error.filename or path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{mask_file} is not UTF-8", "save it as UTF-8") from error
     session.show(made, lambda: "\n".join(dataset_contents.added(made)))
 
 
@@ -173,6 +193,29 @@ def report(session: Session, ref: str) -> None:
     """
     found = session.api.get(at("datasets", ref, "report"))
     session.show(found, lambda: Group(*dataset_contents.report(found)))
+
+
+@dataset.command("policy")
+@click.argument("ref", metavar="NAME[@N]")
+@click.pass_obj
+def policy(session: Session, ref: str) -> None:
+    """Print the masking policy of a table, as TOML: what was done to columns before it was stored.
+
+    The next version of the dataset is masked likewise; with --mask FILE another way.
+
+    \b
+    Examples:
+      shoal dataset policy visits > policy.toml
+      shoal dataset add visits2.csv --name visits --label readmitted --mask policy.toml
+    """
+    found = session.api.get(at("datasets", ref))
+    if found["masking"] is None:
+        raise SettingError(
+            f"{_ref(found)} was not masked",
+            f"write a policy and add it again: shoal dataset add FILE --name {found['name']} "
+            "--mask policy.toml",
+        )
+    session.show(found["masking"], lambda: plain(found["masking"]["policy"].rstrip("\n")))
 
 
 @dataset.command("versions")
@@ -271,5 +314,6 @@ def _card(found: JsonObject) -> Group:
     }
     return Group(
         card(found, about), "", table(found["columns"], columns, empty="no column"), "",
+        *dataset_contents.masked(found["masking"]),
         dataset_contents.left_out(found["left_out"], "rows"),
     )  # fmt: skip

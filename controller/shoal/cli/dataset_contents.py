@@ -27,6 +27,9 @@ def _content_lines(made: JsonObject, ref: str) -> Iterator[str]:
         yield f"{ref}: {made['rows']} rows{plain(label)}, sha256 {made['sha256'][:16]}…"
         if made["csv"]:
             yield f"  read with {csv_format(made['csv'])}"
+        for one in (made["masking"] or {"columns": []})["columns"]:
+            missing = f", {one['missing']} values missing since" if one["missing"] else ""
+            yield plain(f"  masked: {one['name']}: {one['how']}{missing}")
         yield from (f"  {line}" for line in _left_out(made["left_out"], "rows"))
         if made["duplicates"]:
             yield f"  used, though the same as a row before: {made['duplicates']} rows"
@@ -138,6 +141,18 @@ def report(found: JsonObject) -> list[Any]:
     clean = f"nothing found in {found['rows']} rows; looked for: {', '.join(found['checks'])}"
     more = [f"and {found['more']} more"] if found["more"] else []
     return [table(found["findings"], columns, empty=plain(clean)), *more]
+
+
+def masked(masking: JsonObject | None) -> list[Any]:
+    """What `dataset show` prints of what was done to columns before a table was stored."""
+    columns: Columns = {
+        "column": "name",
+        "masked by": "rule",
+        "how": "how",
+        "key": "key",
+        "missing since": lambda one: plain(one["missing"] or ""),
+    }
+    return [table(masking["columns"], columns, empty=""), ""] if masking else []
 
 
 def diff(found: JsonObject) -> list[Any]:

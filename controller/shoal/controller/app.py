@@ -29,6 +29,7 @@ from shoal.controller.api.metrics import HttpMetrics
 from shoal.controller.api.routing import BODY_LIMIT, AppServices
 from shoal.controller.api.stream import Streams
 from shoal.controller.data.io import packing
+from shoal.controller.data.io.masking_keys import MaskingKeys
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
 from shoal.controller.host.io.metrics_file import read_metrics
@@ -53,6 +54,7 @@ def create_app(ctx: Context) -> Flask:
         document=_document,
         read_facts=_one_at_a_time(inspection.read_facts),
         pack_items=_one_at_a_time(packing.pack_items),
+        masking_keys=MaskingKeys(ctx.folder),
     )
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.request_class = request_parsing.SpooledRequest

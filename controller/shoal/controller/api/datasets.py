@@ -49,6 +49,9 @@ class NewDataset(RequestModel, frozen=True, kw_only=True):
     decimal      decimal mark, "." or ","
     encoding     such as "utf-8", "utf-16", "cp1252" or "latin-1"
     skip         lines before the header
+    mask         masking policy of a table, a TOML document; "" for that of the version before it
+    mask_as      "name@version" or "name": mask as that version was
+    no_mask      mask nothing, whatever was done to the version before it
     """
 
     name: str
@@ -64,6 +67,9 @@ class NewDataset(RequestModel, frozen=True, kw_only=True):
     decimal: str = ""
     encoding: str = ""
     skip: int = 0
+    mask: str = ""
+    mask_as: str = ""
+    no_mask: bool = False
 
 
 @route("GET", "/api/v1/datasets", role="viewer", tag=TAG)
@@ -82,8 +88,12 @@ def add_dataset(call: Call, form: NewDataset, files: Uploads) -> DatasetVersion:
         label=form.label, site=form.site, split=form.split, drop=listed(form.drop),
         parents=listed(form.parents), labels_from=form.labels_from, unlabelled=form.unlabelled,
         csv=csv_detection.wanted(form.separator, form.decimal, form.encoding, form.skip),
+        mask=form.mask, mask_as=form.mask_as, no_mask=form.no_mask,
     )  # fmt: skip
-    return adding.add_upload(call.ctx, call.services.pack_items, actor=call.by, upload=upload)
+    services = call.services
+    return adding.add_upload(
+        call.ctx, services.pack_items, services.masking_keys, actor=call.by, upload=upload
+    )
 
 
 @route("GET", "/api/v1/datasets/<ref>", role="viewer", tag=TAG)

@@ -25,6 +25,7 @@ from shoal.controller.access.roles import Actor
 from shoal.controller.api.metrics import HttpMetrics
 from shoal.controller.api.stream import Streams
 from shoal.controller.data.adding import PackItems
+from shoal.controller.data.masking import KeyOf
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store import cursors
@@ -82,6 +83,7 @@ class AppServices(NamedTuple):
     """Services that `create_app` builds once for all requests.
 
     document   makes the OpenAPI document, JSON bytes
+    masking_keys   keys of masking policies, by name
     """
 
     authority: DeviceCA
@@ -91,6 +93,7 @@ class AppServices(NamedTuple):
     document: Callable[[], bytes]
     read_facts: ReadFacts
     pack_items: PackItems
+    masking_keys: KeyOf
 
 
 class Call(NamedTuple):

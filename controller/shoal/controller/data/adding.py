@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from shoal.controller.data import datasets, decoding, packs, uploads
+from shoal.controller.data import datasets, decoding, masking_policy, packs, uploads
 from shoal.controller.data.item_labels import NONE, SOURCES, Roles
 from shoal.controller.data.items import Items
+from shoal.controller.data.masking import KeyOf, Masker
+from shoal.controller.data.masking_policy import MaskingPolicy
 from shoal.controller.data.open_items import open_items
 from shoal.controller.data.records import TABLE, CsvFormat, DatasetVersion, Packed
 from shoal.controller.host.context import Context
@@ -36,6 +38,9 @@ class Upload(NamedTuple):
     labels_from   of items: "folders", "csv", "coco", "yolo"; "" to find out
     unlabelled    it has no labels
     csv           how a CSV file is read, as of csv_detection.wanted; None to find out
+    mask          masking policy of a table, TOML; "" for the one of the version before it, if any
+    mask_as       "name@version" or "name": the policy of that version
+    no_mask       mask nothing, whatever was done to the version before it
     """
 
     path: Path
@@ -50,17 +55,23 @@ class Upload(NamedTuple):
     labels_from: str = ""
     unlabelled: bool = False
     csv: CsvFormat | None = None
+    mask: str = ""
+    mask_as: str = ""
+    no_mask: bool = False
 
 
 def add_upload(
-    ctx: Context, pack_items: PackItems, *, actor: str, upload: Upload
+    ctx: Context, pack_items: PackItems, keys: KeyOf, *, actor: str, upload: Upload
 ) -> DatasetVersion:
     """Register an upload as the next version of its dataset, or find the same one.
+
+    keys   keys of masking policies, by name
 
     DatasetError, with a hint, for a file that cannot be a dataset, or of which it is not clear
     what it holds; SettingError for a kind or source of labels that there is not.
     """
     _check(upload)
+    policy = _policy_of(ctx, upload)
     if upload.kind == TABLE or not (upload.kind or uploads.is_items(upload.path)):
         if upload.labels_from:
             raise DatasetError(
@@ -70,7 +81,13 @@ def add_upload(
             ctx, actor=actor, path=upload.path, filename=upload.filename, name=upload.name,
             label=upload.label, site=upload.site, split=upload.split, drop=upload.drop,
             parents=upload.parents, unlabelled=upload.unlabelled, csv=upload.csv,
+            masker=Masker(policy, keys) if policy else None,
         )  # fmt: skip
+    if policy is not None:
+        raise DatasetError(
+            f"{upload.filename or 'the upload'} is no table, and has a masking policy",
+            "policies are for tables; add it under another name, or with --no-mask",
+        )
     return _add_items(ctx, pack_items, actor, upload)
 
 
@@ -114,6 +131,31 @@ def pictures(ctx: Context, version: DatasetVersion, first: int, most: int) -> li
             label = f"{items.index.box_counts[i]} boxes"
         found.append(Picture(i, items.index.names[i], label))
     return found
+
+
+def policy_of(ctx: Context, ref: str) -> MaskingPolicy | None:
+    """The masking policy of a version, None for none; AbsentError as get_dataset."""
+    masking = datasets.get_dataset(ctx, ref).masking
+    return masking_policy.parse(masking.policy) if masking else None
+
+
+def _policy_of(ctx: Context, upload: Upload) -> MaskingPolicy | None:
+    """What an upload is masked by; of a dataset whose newest version was masked, that policy."""
+    given = [upload.mask.strip() != "", upload.mask_as != "", upload.no_mask]
+    if sum(given) > 1:
+        raise SettingError("several masking policies", "give one of --mask, --mask-as, --no-mask")
+    if upload.no_mask:
+        return None
+    if upload.mask.strip():
+        return masking_policy.parse(upload.mask)
+    if upload.mask_as:
+        if (found := policy_of(ctx, upload.mask_as)) is None:
+            raise SettingError(
+                f"dataset {upload.mask_as} was not masked", "write a policy: --mask FILE"
+            )
+        return found
+    newest, _ = datasets.page(ctx, name=upload.name, sort="-created", limit=1)
+    return policy_of(ctx, newest[0].ref) if newest else None
 
 
 def _check(upload: Upload) -> None:

@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from shoal.controller.data import label_leaks, number_checks, splits, text_checks
+from shoal.controller.data import (
+    label_leaks,
+    number_checks,
+    personal_columns,
+    splits,
+    text_checks,
+)
 from shoal.controller.data.frames import names_of
-from shoal.controller.data.records import CleaningReport, Column, LeftOut, TableFinding
+from shoal.controller.data.records import (
+    CleaningReport,
+    Column,
+    LeftOut,
+    Masking,
+    TableFinding,
+)
 from shoal.controller.data.stored_tables import Hashes, StoredTable
 
 if TYPE_CHECKING:
@@ -24,7 +36,8 @@ _RARE, _FEW = 0.05, 10
 _CLASSES = 50
 #: Checks in the order of a report: those that warn first.
 WARNINGS = (
-    "leak", "overlap", "contradiction", "sentinel", "unit", "range", "encoding", "spelling",
+    "personal", "leak", "overlap", "contradiction", "sentinel", "unit", "range", "encoding",
+    "spelling",
 )  # fmt: skip
 NOTES = ("left out", "missing", "duplicates", "constant", "skew")
 CHECKS = (*WARNINGS, *NOTES)
@@ -43,15 +56,19 @@ def examine(
     hashes: Hashes,
     left_out: Sequence[LeftOut],
     unused: Mapping[str, Mask],
+    masking: Masking | None = None,
 ) -> CleaningReport:
     """Look for everything of CHECKS.
 
     hashes     `some` of them are of the features
     left_out   rows of the file that are not in the table, and others that are not used
     unused     of the latter, by reason, which rows they are: shape (n,)
+    masking    how the table was masked
     """
     label = next((c for c in columns if c.role == "label"), None)
     found = [*_left_out(left_out, unused), *_same_rows(table, columns, hashes, label)]
+    ruled = {one.name for one in masking.columns} if masking else set()
+    found += personal_columns.personal_findings(table, columns, ruled, finding)
     step, samples = label_leaks.step_of(len(table)), {}
     for column in columns:
         values = _numbers(table, column)

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from shoal.controller.data import csv_detection, csv_files
 from shoal.controller.data.csv_files import Opener, Uneven
+from shoal.controller.data.masking import Masker
 from shoal.controller.data.records import CsvFormat
 
 if TYPE_CHECKING:
@@ -37,8 +38,20 @@ class CsvScan:
     rows     that were read
     """
 
-    def __init__(self, opened: Opener, how: CsvFormat, decimal: str, max_rows: int) -> None:
-        """decimal   as detected: "" where no value shows the mark; `how` then has "." for it"""
+    def __init__(
+        self,
+        opened: Opener,
+        how: CsvFormat,
+        decimal: str,
+        max_rows: int,
+        masker: Masker | None = None,
+    ) -> None:
+        """
+        decimal   as detected: "" where no value shows the mark; `how` then has "." for it
+        masker    masks each batch; nothing but `uneven` is found in rows before that
+        """
+        self._masker = masker
+        self._texts = dict.fromkeys(masker.texts, TEXT) if masker else {}
         self._opened, self._how, self._decimal, self._max_rows = opened, how, decimal, max_rows
         self.kinds: dict[str, str] = {}
         self._marks: dict[str, str | None] = {}
@@ -47,9 +60,10 @@ class CsvScan:
 
     def __iter__(self) -> Iterator["pd.DataFrame"]:
         """The batches as they are read: with the types of their own values."""
-        for frame in read_batches(self._opened, self._how, self._max_rows):
-            self.uneven = self.uneven or _may_be_uneven(frame)
-            self.rows += len(frame)
+        for raw in read_batches(self._opened, self._how, self._max_rows, self._texts):
+            self.uneven = self.uneven or _may_be_uneven(raw)
+            self.rows += len(raw)
+            frame = self._masker.mask(raw) if self._masker else raw
             for name in frame.columns:
                 self._look(str(name), frame[name])
             yield frame
@@ -68,7 +82,11 @@ class CsvScan:
         """The batches once more, with the types of `settled`."""
         types = {name: kind for name, kind in self.kinds.items() if kind in {TEXT, *_NUMBERS}}
         grouped = self._grouped(how)
-        for frame in read_batches(self._opened, how, self._max_rows, types):
+        if self._masker:
+            self._masker.restart()
+            types = self._masker.as_spelled(types) | self._texts
+        for raw in read_batches(self._opened, how, self._max_rows, types):
+            frame = self._masker.mask(raw) if self._masker else raw
             for name in grouped:
                 frame[name] = csv_files.ungrouped(frame[name], how.decimal, how.thousands)
             yield frame
@@ -80,7 +98,9 @@ class CsvScan:
         kind = kind_of(values)
         self.kinds[name] = joined(self.kinds.get(name, kind), kind)
         mark = self._marks.get(name, "")
-        if kind == TEXT and mark is not None:
+        if self._masker and self._masker.is_masked(name):
+            mark = None  # what it is now is no number with groups of thousands
+        elif kind == TEXT and mark is not None:
             texts = values.dropna()
             mark = csv_files.group_mark(texts, self._how.decimal, mark)
             if mark:
@@ -104,6 +124,14 @@ def read_batches(
         nrows=max_rows + 1, chunksize=max(min(CELLS // columns, ROWS), 1), low_memory=False,
     ) as reader:  # fmt: skip
         yield from reader
+
+
+def header_of(opened: Opener, how: CsvFormat) -> list[str]:
+    """Names of the columns as the file spells them, with those that are there twice; as pandas
+    names those without a name."""
+    with csv_files.open_even(opened, how) as text:
+        found = csv_files.records_of(iter(text), how.separator, how.skip, 1)
+    return [cell or f"Unnamed: {i}" for i, cell in enumerate(found[0].cells)] if found else []
 
 
 def find_uneven(opened: Opener, how: CsvFormat) -> tuple[CsvFormat, Uneven]:

@@ -188,13 +188,15 @@ def _check_header(records: list[Record]) -> None:
     if _is_header(first):
         raise FormatError(
             f"line {head.line} is not the header: it has {counted(len(head.cells), 'value')}, "
-            f"and the rows have {width}, as line {first.line} has: {shown(first.cells)}",
+            f"and the rows have {width}, as line {first.line} has",
             f"leave out the lines before it: --skip {first.line - 1}",
+            f": {shown(first.cells)}",
         )
     raise FormatError(
         f"the header (line {head.line}) has {counted(len(head.cells), 'column')}, and line "
-        f"{first.line} has {counted(width, 'value')}: {shown(first.cells)}",
+        f"{first.line} has {counted(width, 'value')}",
         f"name every column in line {head.line}; for another separator: --separator",
+        f": {shown(first.cells)}",
     )
 
 

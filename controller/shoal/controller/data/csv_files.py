@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,15 @@ _PLAIN = re.compile(r"[+-]?\d+(?P<rest>[.,]\d*)?([eE][+-]?\d+)?")
 
 
 class FormatError(DatasetError):
-    """A line of a file is not what its format says; the hint has the option that works."""
+    """A line of a file is not what its format says; the hint has the option that works.
+
+    quoted      what the message ends with from the file, "" for nothing
+    unquoted    the message without it
+    """
+
+    def __init__(self, message: str, hint: str = "", quoted: str = "") -> None:
+        super().__init__(message + quoted, hint)
+        self.quoted, self.unquoted = quoted, message
 
 
 class Record(NamedTuple):
@@ -130,9 +139,10 @@ def find_uneven(opened: Opener, how: CsvFormat) -> Uneven:
             f"{checked.uneven} of {checked.rows} rows have not as many values as the header "
             f"(line {checked.header.line}) has columns; line {first.line} has "
             f"{counted(len(first.cells), 'value')}, the header "
-            f"{counted(len(checked.header.cells), 'column')}: {shown(first.cells)}",
+            f"{counted(len(checked.header.cells), 'column')}",
             f"a value with {named(how.separator)} in it is written in double quotes; for another "
             "separator: --separator",
+            f": {shown(first.cells)}",
         )
     return Uneven(checked.uneven, first.line)
 
@@ -148,10 +158,11 @@ def check_encoding(opened: Opener, encoding: str) -> None:
             except UnicodeDecodeError as error:
                 fits = next(e for e in ("cp1252", "latin-1") if _decodes(line, e))
                 raise FormatError(
-                    f"line {number} is not {encoding.upper()}: byte 0x{line[error.start]:02x} "
-                    f"after {line[: error.start].decode(encoding, 'replace')[-20:]!r}",
+                    f"line {number} is not {encoding.upper()}",
                     f"say how it is encoded: --encoding {fits}"
                     + (" (or latin-1)" if fits == "cp1252" else ""),
+                    f": byte 0x{line[error.start]:02x} "
+                    f"after {line[: error.start].decode(encoding, 'replace')[-20:]!r}",
                 ) from error
 
 
@@ -280,6 +291,24 @@ def ungrouped(values: "pd.Series", decimal: str, mark: str) -> "pd.Series":
         return value.replace(mark, "").replace(decimal, ".") if isinstance(value, str) else value
 
     return values.map(number).astype(float)
+
+
+def number_of(text: str, decimal: str) -> float | None:
+    """A number as a person writes it, with groups of thousands or without; None for other text.
+
+    >>> number_of("1.234,5", ","), number_of("1234.5", "."), number_of("1,234", ".")
+    (1234.5, 1234.5, 1234.0)
+    >>> number_of("1.5", ","), number_of("n/a", ".")
+    (None, None)
+    """
+    found = _PLAIN.fullmatch(text)
+    if found is None or (found["rest"] or decimal)[0] != decimal:
+        found = _GROUPED.fullmatch(text)
+        if found is None or found["mark"] == decimal or (found["rest"] or decimal)[0] != decimal:
+            return None
+        text = text.replace(found["mark"], "")
+    number = float(text.replace(decimal, "."))
+    return number if math.isfinite(number) else None
 
 
 def _decodes(data: bytes, encoding: str) -> bool:

@@ -14,12 +14,14 @@ from shoal import manifest
 from shoal.controller.access import audit
 from shoal.controller.data import cleaning, csv_detection, frames, table_files
 from shoal.controller.data.cleaning import Mask
+from shoal.controller.data.masking import Masker
 from shoal.controller.data.records import (
     TABLE,
     CleaningReport,
     CsvFormat,
     DatasetVersion,
     LeftOut,
+    Masking,
 )
 from shoal.controller.data.stored_tables import StoredTable, hash_table
 from shoal.controller.host.context import Blob, Context
@@ -55,6 +57,7 @@ def add_dataset(
     how: str = "uploaded",
     unlabelled: bool = False,
     csv: CsvFormat | None = None,
+    masker: Masker | None = None,
 ) -> DatasetVersion:
     """Register the table at `path` as the next version of `name`.
 
@@ -63,6 +66,7 @@ def add_dataset(
     parents    "name@version" of the datasets it was derived from, and `how`
     unlabelled   it has no label, and `label` is ""
     csv        as of `csv_detection.wanted`; what is "" in it, or None, is detected
+    masker     masks the table before anything of it is stored, or said
 
     It is stored as typed Parquet. The same rows with the same roles are the existing version, not
     a new one; `same_as` of the answer says so, and names another version that has the same rows.
@@ -72,7 +76,10 @@ def add_dataset(
     parents = [get_dataset(ctx, parent).ref for parent in parents]
     with tempfile.NamedTemporaryFile(dir=uploads(ctx), suffix=".parquet") as file:
         target = Path(file.name)
-        reading = table_files.store_table(path, filename, csv or csv_detection.wanted(), target)
+        asked = csv or csv_detection.wanted()
+        reading = table_files.store_table(path, filename, asked, target, masker)
+        masking = masker.outcome() if masker else None
+        drop = _still_there(masking, drop, label=label, site=site, split=split)
         with StoredTable(target) as table:
             columns = frames.describe(
                 table, label=label, site=site, split=split, drop=drop, unlabelled=unlabelled
@@ -81,7 +88,7 @@ def add_dataset(
             hashes = hash_table(table, features)
             unused = frames.left_out(table, columns)
             left_out = _left_out(unused, reading)
-            report = cleaning.examine(table, columns, hashes, left_out, unused)
+            report = cleaning.examine(table, columns, hashes, left_out, unused, masking)
             values = {
                 "rows": len(table), "columns": msgspec.to_builtins(columns), "label": label,
                 "site": site, "split": split, "sites": _sites(table, site), "how": how,
@@ -89,14 +96,14 @@ def add_dataset(
                 "left_out": msgspec.to_builtins(left_out),
                 "duplicates": int(cleaning.duplicates_of(hashes.rows).sum()),
                 "content_sha256": hashes.content,
-                "report": msgspec.to_builtins(report),
+                "report": msgspec.to_builtins(report), "masking": msgspec.to_builtins(masking),
             }  # fmt: skip
-        if found := _first_of_file(ctx, name, path, values):
+        if masker is None and (found := _first_of_file(ctx, name, path, values)):
             return replace(found, same_as=found.ref)
         blob = ctx.blobs.put_file(target, LIMIT)
     return register(
         ctx, actor=actor, name=name, blob=blob, parents=parents, values=values,
-        same=("kind", "columns"),
+        same=("kind", "columns", "masking"),
     )  # fmt: skip
 
 
@@ -118,7 +125,7 @@ def register(
     """
     none: dict[str, Any] = {
         "contents": None, "csv": None, "left_out": [], "duplicates": 0, "content_sha256": "",
-        "report": None,
+        "report": None, "masking": None,
     }  # fmt: skip
     values = {"kind": TABLE, **none} | dict(values)
     with ctx.store.write() as db:
@@ -284,8 +291,9 @@ def _same(
 ) -> DatasetVersion | None:
     query = select(*_FIELDS).where(dataset.c.name == name, _holds(content))
     for row in db.execute(query):
+        found = row._mapping
         # Nothing is kept of how the oldest versions were read.
-        if all(row._mapping[column] in (value, None) for column, value in alike.items()):
+        if all(found[c] == v or (c == "csv" and found[c] is None) for c, v in alike.items()):
             return _record(row)
     return None
 
@@ -316,6 +324,18 @@ def _first_of_file(
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return _same(db, name, sha256, {key: values[key] for key in ("columns", "csv")})
+
+
+def _still_there(masking: Masking | None, drop: Sequence[str], **roles: str) -> list[str]:
+    """Those of `drop` that are stored; DatasetError for another role of what the policy drops."""
+    gone = {one.name for one in masking.columns if one.rule == "drop"} if masking else set()
+    for role, column in roles.items():
+        if column in gone:
+            raise DatasetError(
+                f"column {column!r} is the {role}, and the masking policy drops it",
+                f'give it another rule, such as: [columns.{column}] rule = "keep"',
+            )
+    return [column for column in drop if column not in gone]
 
 
 def _left_out(unused: Mapping[str, Mask], reading: table_files.Reading) -> list[LeftOut]:

@@ -35,6 +35,29 @@ class CsvFormat(Record, frozen=True, kw_only=True):
     uneven: int = 0
 
 
+class MaskedColumn(Record, frozen=True, kw_only=True):
+    """What was done to a column before it was stored.
+
+    rule      "drop", "keep", "hash", "generalise", "bucket" or "shift"; how: in words
+    missing   values that are missing since: no number, no date, in no category
+    key       the first digits of what the key is known by, so that two versions can be compared;
+              "" without one
+    """
+
+    name: str
+    rule: str
+    how: str
+    missing: int = 0
+    key: str = ""
+
+
+class Masking(Record, frozen=True, kw_only=True):
+    """How a table was masked. policy: the document, TOML; columns: those with a rule."""
+
+    policy: str
+    columns: list[MaskedColumn]
+
+
 class LeftOut(Record, frozen=True, kw_only=True):
     """Files or rows that are not in a dataset, for one reason. names: the first of them."""
 
@@ -199,6 +222,7 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     left_out   rows of a table that nothing is trained or measured on; those of too many or too few
                values are not among `rows`, the others are
     duplicates   rows of a table that are the same as one before them; they are used
+    masking    what was done to columns of a table before it was stored; null for nothing
     """
 
     name: str
@@ -221,6 +245,7 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     left_out: list[LeftOut] = []
     duplicates: int = 0
     content_sha256: str = ""
+    masking: Masking | None = None
     same_as: str = ""
 
     @property

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from shoal.controller.data import csv_batches, csv_detection, csv_files
 from shoal.controller.data.csv_batches import CsvScan
 from shoal.controller.data.frames import MAX_COLUMNS
+from shoal.controller.data.masking import Masker
 from shoal.controller.data.records import CsvFormat, LeftOut
 from shoal.controller.data.stored_tables import TableWriter
 from shoal.errors import DatasetError
@@ -39,21 +40,24 @@ class Reading(NamedTuple):
     left_out: list[LeftOut]
 
 
-def store_table(path: Path, name: str, asked: CsvFormat, target: Path) -> Reading:
+def store_table(
+    path: Path, name: str, asked: CsvFormat, target: Path, masker: Masker | None = None
+) -> Reading:
     """Write an uploaded CSV, gzipped CSV or Parquet file, detected from its content, to `target`.
 
     asked   format of a CSV file, with "" in it for what is to be detected
+    masker  masks each batch before it is written; no error quotes the file then
 
     Memory does not grow with the file. DatasetError, naming `name`, when it cannot be read, is
     empty or too large, with the line and the option that works.
     """
-    with _naming(name):
+    with _naming(name, quoting=masker is None):
         if _is_parquet(path):
-            _store_parquet(path, name, target)
+            _store_parquet(path, name, target, masker)
             return Reading(None, [])
         opened = partial(_unpacked, path)
         try:
-            how, uneven = _store_csv(opened, asked, name, target)
+            how, uneven = _store_csv(opened, asked, name, target, masker)
         except UnicodeDecodeError:
             csv_files.check_encoding(opened, asked.encoding or "utf-8")
             raise
@@ -104,15 +108,22 @@ def _too_large(name: str) -> DatasetError:
 
 
 def _store_csv(
-    opened: csv_files.Opener, asked: CsvFormat, name: str, target: Path
+    opened: csv_files.Opener, asked: CsvFormat, name: str, target: Path, masker: Masker | None
 ) -> tuple[CsvFormat, csv_files.Uneven]:
     """Read the file once where the first batch has the types of all others, else twice."""
     import pandas as pd
 
     found = csv_detection.detect(opened, asked)
     how, uneven = replace(found, decimal=found.decimal or "."), csv_files.Uneven(0, 0)
+    if masker:
+        masker.begin(csv_batches.header_of(opened, how), found.decimal)
+        if masker.counted:
+            how, uneven = csv_batches.find_uneven(opened, how)
+            texts = dict.fromkeys(masker.texts, csv_batches.TEXT)
+            for frame in csv_batches.read_batches(opened, how, MAX_ROWS, texts):
+                masker.count(frame)
     try:
-        scan, written = _scan(opened, how, found.decimal, name, target)
+        scan, written = _scan(opened, how, found.decimal, name, target, masker)
         if scan.uneven:
             how, uneven = csv_batches.find_uneven(opened, how)
     except pd.errors.ParserError:
@@ -120,7 +131,7 @@ def _store_csv(
         if not uneven.rows:
             raise
     if uneven.rows:
-        scan, written = _scan(opened, how, found.decimal, name, target)
+        scan, written = _scan(opened, how, found.decimal, name, target, masker)
     check_rows(scan.rows, name)
     if thousands := scan.thousands():
         how = replace(how, thousands=thousands)
@@ -132,10 +143,17 @@ def _store_csv(
 
 
 def _scan(
-    opened: csv_files.Opener, how: CsvFormat, decimal: str, name: str, target: Path
+    opened: csv_files.Opener,
+    how: CsvFormat,
+    decimal: str,
+    name: str,
+    target: Path,
+    masker: Masker | None,
 ) -> tuple[CsvScan, bool]:
     """What is in the file, and whether it could be written while it was read."""
-    scan, written = CsvScan(opened, how, decimal, MAX_ROWS), True
+    scan, written = CsvScan(opened, how, decimal, MAX_ROWS, masker), True
+    if masker:
+        masker.restart()
     with TableWriter(target) as writer:
         for frame in scan:
             if scan.rows <= _BATCH:
@@ -149,7 +167,7 @@ def _write(writer: TableWriter, frame: "pd.DataFrame") -> None:
         raise ValueError("its columns change their types from part to part")
 
 
-def _store_parquet(path: Path, name: str, target: Path) -> None:
+def _store_parquet(path: Path, name: str, target: Path, masker: Masker | None) -> None:
     import pyarrow.parquet as pq
 
     with (
@@ -160,6 +178,12 @@ def _store_parquet(path: Path, name: str, target: Path) -> None:
         wanted = [n for n in file.schema_arrow.names if n not in index]
         names, left = check_columns(wanted, name), MAX_BYTES
         check_rows(file.metadata.num_rows, name)
+        if masker:
+            masker.begin(names)
+            if masker.counted:
+                at = [wanted[names.index(one)] for one in masker.counted]
+                for batch in file.iter_batches(_BATCH, columns=at, use_threads=False):
+                    masker.count(batch.to_pandas())
         for batch in file.iter_batches(_batch_rows(len(wanted)), columns=wanted, use_threads=False):
             left -= sum(_text_bytes(column) for column in batch.columns)
             if left < 0:
@@ -167,7 +191,8 @@ def _store_parquet(path: Path, name: str, target: Path) -> None:
             import pyarrow as pa
 
             arrays = [_plain(column) for column in batch.columns]
-            writer.write_batch(pa.table(arrays, names=names))
+            table = pa.table(arrays, names=names)
+            writer.write_batch(masker.mask_table(table) if masker else table)
 
 
 def _batch_rows(columns: int) -> int:
@@ -248,8 +273,33 @@ class _Bounded(io.RawIOBase):
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Every error of reading as a DatasetError that names the file."""
+def _naming(name: str, *, quoting: bool = True) -> Iterator[None]:
+    """Every error of reading as a DatasetError that names the file; not quoting: and has no value
+    of it, whatever the libraries say, nor a cause that has.
+    """
+    if quoting:
+        with _named(name):
+            yield
+        return
+    try:
+        yield
+    except csv_files.FormatError as error:
+        raise DatasetError(
+            f"{name} cannot be read as a table: {error.unquoted}", error.hint
+        ) from None
+    except DatasetError:
+        raise
+    except Exception as error:  # noqa: BLE001  any message may quote a value
+        raise DatasetError(
+            f"{name} cannot be read as a table: {type(error).__name__}; a table that is masked is "
+            "not quoted",
+            "upload UTF-8 CSV with one header line, CSV.gz or Parquet; what is wrong with it is "
+            "said of a table without values of people",
+        ) from None
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
     import pandas as pd
 
     try:

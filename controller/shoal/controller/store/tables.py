@@ -182,6 +182,7 @@ dataset = Table(
     count("duplicates"),
     text("content_sha256"),
     Column("report", JSON(none_as_null=True), nullable=True),
+    Column("masking", JSON(none_as_null=True), nullable=True),
 )
 operation = Table(
     "operation",

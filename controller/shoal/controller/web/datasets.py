@@ -9,14 +9,22 @@ from shoal.controller.data import adding, comparison, csv_detection, datasets
 from shoal.controller.data.adding import Upload
 from shoal.controller.data.records import TABLE
 from shoal.controller.store.records import Page
-from shoal.controller.web.screen import actor, asked, blueprint, context, pack_items, show
+from shoal.controller.web.screen import (
+    actor,
+    asked,
+    blueprint,
+    context,
+    masking_keys,
+    pack_items,
+    show,
+)
 from shoal.errors import InputError
 
 #: Thumbnails on a page.
 SHOWN = 24
 #: Versions of its dataset on the page of one.
 VERSIONS = 10
-_TEXTS = ("name", "kind", "label", "site", "split", "labels_from")
+_TEXTS = ("name", "kind", "label", "site", "split", "labels_from", "mask", "mask_as")
 
 
 @blueprint.get("/datasets")
@@ -51,10 +59,11 @@ def dataset_add() -> Response:
         filename=file.filename,
         drop=[part.strip() for part in form.get("drop", "").split(",") if part.strip()],
         unlabelled=form.get("unlabelled") == "true",
+        no_mask=form.get("no_mask") == "true",
         csv=csv,
         **{name: form.get(name, "").strip() for name in _TEXTS},
     )
-    made = adding.add_upload(context(), pack_items(), actor=who.name, upload=upload)
+    made = adding.add_upload(context(), pack_items(), masking_keys(), actor=who.name, upload=upload)
     return redirect(url_for("web.dataset_one", ref=made.ref), 303)
 
 

@@ -23,6 +23,7 @@ from shoal.controller.access.login_attempts import Attempts
 from shoal.controller.access.roles import Actor
 from shoal.controller.alerts import listing
 from shoal.controller.data.adding import PackItems
+from shoal.controller.data.masking import KeyOf
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
 from shoal.controller.store.records import Page
@@ -66,6 +67,11 @@ def read_facts() -> ReadFacts:
 def pack_items() -> PackItems:
     """Reader of uploaded archives and arrays."""
     return current_app.extensions["shoal-services"].pack_items
+
+
+def masking_keys() -> KeyOf:
+    """Keys of masking policies, by name."""
+    return current_app.extensions["shoal-services"].masking_keys
 
 
 def attempts() -> Attempts:
