@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shoal import manifest as manifests
+from shoal import provenance
 from shoal.errors import BundleError
 from shoal.golden import LIMIT as GOLDEN_LIMIT
 from shoal.golden import GoldenTensors
@@ -105,6 +106,16 @@ def verify(folder: Path, profile: str) -> Manifest:
     for file in manifest.files_for(profile):
         verify_file(folder / file.name, file)
     return manifest
+
+
+def verify_provenance(folder: Path, manifest: Manifest) -> None:
+    """ProvenanceError where the provenance in a verified folder contradicts the manifest.
+
+    Releases packed before there was any have none, and pass.
+    """
+    if manifest.provenance is not msgspec.UNSET:
+        data = _bounded(folder / manifest.provenance.name, provenance.LIMIT)
+        provenance.verify(data, manifest)
 
 
 def read_manifest(folder: Path) -> Manifest:

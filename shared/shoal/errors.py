@@ -12,6 +12,7 @@
     ├── TrustError            a release or an order that must be rejected
     │   ├── UntrustedError    too few valid signatures
     │   ├── RevokedError      a release that must never be installed again
+    │   ├── ProvenanceError   a release whose provenance contradicts its manifest
     │   ├── StaleError        older than a version already seen
     │   │   └── ExpiredError  ... or expired, by this machine's clock
     │   ├── MisdirectedError  signed for another device, ring or path
@@ -116,6 +117,12 @@ class RevokedError(TrustError):
     """The release was revoked: it must never be installed again."""
 
     code = "revoked"
+
+
+class ProvenanceError(TrustError):
+    """The provenance in a release's bundle contradicts its manifest."""
+
+    code = "provenance-mismatch"
 
 
 class StaleError(TrustError):

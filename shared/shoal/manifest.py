@@ -200,6 +200,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     steps             declared steps that are part of the model's graph; absent without
     meaning           schema 2: what the outputs mean, of the task `task`; absent for "tensors" and
                       in schema 1, see `answers`. An agent that does not know it serves tensors
+    bom, provenance   CycloneDX ML-BOM, and in-toto statement (shoal.provenance) of how the other
+                      files were made; absent in releases packed before there were any
     """
 
     schema: int = SCHEMA
@@ -228,6 +230,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     signature: Signature | msgspec.UnsetType = msgspec.UNSET
     steps: DeclaredSteps | msgspec.UnsetType = msgspec.UNSET
     meaning: Task | msgspec.UnsetType = msgspec.UNSET
+    bom: File | msgspec.UnsetType = msgspec.UNSET
+    provenance: File | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def release(self) -> str:
@@ -272,8 +276,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     def files(self) -> list[File]:
         """All files of the release, for any profile."""
-        card = [self.card] if self.card else []
-        return [*_files(self.variants), self.reference, self.golden, *card]
+        return [*_files(self.variants), *self._common]
+
+    @property
+    def _common(self) -> list[File]:
+        """Files that every device needs."""
+        optional = (self.card, self.bom, self.provenance)
+        return [self.reference, self.golden, *(f for f in optional if isinstance(f, File))]
 
     def files_for(self, profile: str) -> list[File]:
         """Files for a device of `profile`; BundleError, with the reason, if it is unsupported.
@@ -284,8 +293,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         if not names:
             why = self.refused.get(profile, "it was not built for it")
             raise BundleError(f"{self.release} is not for profile {profile!r}: {why}")
-        common = [self.reference, self.golden, *([self.card] if self.card else [])]
-        return [*_files(map(self.variant, names)), *common]
+        return [*_files(map(self.variant, names)), *self._common]
 
 
 def _files(variants: Iterable[Variant]) -> list[File]:

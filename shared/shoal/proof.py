@@ -6,6 +6,7 @@ network, and its expiry does not count: what was installed goes on serving.
 Source: TUF specification 1.0.33, 5.6.7 (the delegations that lead to a target).
 """
 
+import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -31,13 +32,15 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
 class Listed(NamedTuple):
     """A manifest as a role has signed it: its path, bytes, and SHA-256, hex.
 
-    epoch   of the model, in the metadata that lists it
+    epoch      of the model, in the metadata that lists it
+    expires_s  Unix seconds at which the first of that metadata expires
     """
 
     path: str
     length: int
     sha256: str
     epoch: int = epochs.FIRST
+    expires_s: float = 0.0
 
 
 def encode(proof: Proof) -> bytes:
@@ -69,4 +72,5 @@ def _listed(targets: Targets, proof: Proof) -> Listed:
     targets.verify_delegate(name, role.signed_bytes, role.signatures)
     target = role.signed.targets[proof.path]
     epoch = epochs.read(role.signed.unrecognized_fields).epoch
-    return Listed(proof.path, target.length, target.hashes["sha256"], epoch)
+    expires = min(targets.expires, role.signed.expires).replace(tzinfo=datetime.UTC).timestamp()
+    return Listed(proof.path, target.length, target.hashes["sha256"], epoch, expires)

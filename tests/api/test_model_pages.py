@@ -50,7 +50,8 @@ def test_the_page_of_its_release_shows_the_signature_and_that_nothing_is_claimed
     shown = page(signed_in, f"/releases/{ref}")
     for words in (
         "[N (items), 3]", "INT64", "Nothing is claimed about this model", "its shapes were tried",
-        "is y of the step before", "none: nothing was measured", "1 input, 1 output", "about 9 MB",
+        "is y of the step before", "in-toto, SLSA v1", "none: nothing was measured",
+        "1 input, 1 output", "about 9 MB", f"/releases/{ref}/bom",
     ):  # fmt: skip
         assert words in shown
     assert "Cosine" not in shown

@@ -25,6 +25,7 @@ CASES: list[tuple[Exception, int, str]] = [
     (errors.SketchError("bad"), 422, "sketch-mismatch"),
     (errors.BundleError("bad"), 422, "bad-bundle"),
     (errors.TrustError("bad"), 409, "untrusted"),
+    (errors.ProvenanceError("bad"), 409, "provenance-mismatch"),
     (errors.UntrustedError("bad"), 409, "bad-signature"),
     (errors.RevokedError("bad"), 409, "revoked"),
     (errors.StaleError("bad"), 409, "stale"),

@@ -18,6 +18,7 @@ ADVICE = {
     "too-big": "close other programs or choose a smaller model",
     "bad-signature": "a release without a trusted signature was offered: tell security",
     "revoked": "a release that was revoked was ordered: tell security",
+    "provenance-mismatch": "a release was offered that is not what it says: tell security",
     "stale": "check the date and that the controller is running",
     "misdirected": "sign the release, or make this a test device: enrol it with --ring canary",
     "download": "check the network to the artifact server: shoal-agent doctor",

@@ -5,6 +5,7 @@ from typing import Any
 import click
 from rich.console import Group
 
+from shoal.cli import release_file
 from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.deletion import deletion_of
@@ -159,6 +160,8 @@ def revoke(session: Session, release_: str, reason: str, yes: bool) -> None:
 release.add_command(
     deletion_of("releases", "a release that no device serves", "shoal release delete lot-codes@1")
 )
+for _command in release_file.COMMANDS:
+    release.add_command(_command)
 
 
 def retired(found: JsonObject) -> str:

@@ -2,18 +2,25 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from google.protobuf import json_format
+from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+from in_toto_attestation.v1 import statement_pb2
+from in_toto_attestation.v1.statement import Statement
 from onnx import helper, numpy_helper
 
 from controllers import add_digits, make_context, repository_fetch, run
-from shoal import bundle
+from shoal import bundle, provenance
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.operations import operations
 from shoal.controller.operations.operations import Operation
-from shoal.controller.releases import models, releases
+from shoal.controller.releases import attestations, models, releases
 from shoal.controller.training import training
 from shoal.errors import (
     AbsentError,
@@ -93,6 +100,43 @@ def test_its_bundle_is_what_a_device_needs(
     assert manifest.release_counter == 1
     with pytest.raises(BundleError, match="reflash"):
         manifest.files_for("rpi3-armv7")
+
+
+def test_its_ml_bom_is_valid_cyclonedx_and_says_what_it_is_made_of(
+    ctx: Context, trained: Operation
+) -> None:
+    manifest, _ = releases.manifest_of(ctx, "lot-codes@1")
+    data = attestations.read(ctx, manifest, "bom")
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
+    bom = msgspec.json.decode(data)
+    card = bom["metadata"]["component"]["modelCard"]
+    assert card["modelParameters"]["datasets"] == [{"ref": "dataset:stations@1"}]
+    assert "accuracy" in [one["type"] for one in card["quantitativeAnalysis"]["performanceMetrics"]]
+    files = {one["name"]: one["hashes"][0]["content"] for one in bom["components"][:-2]}
+    attached = (manifest.bom, manifest.provenance)
+    assert files == {f.name: f.sha256 for f in manifest.files() if f not in attached}
+    tools = {tool["name"] for tool in bom["metadata"]["tools"]["components"]}
+    assert {"shoal", "onnx", "scikit-learn", "python"} <= tools
+
+
+def test_its_provenance_is_an_in_toto_statement_of_what_it_was_made_from(
+    ctx: Context, trained: Operation
+) -> None:
+    manifest, _ = releases.manifest_of(ctx, "lot-codes@1")
+    data = attestations.read(ctx, manifest, "provenance")
+    read = json_format.Parse(data, statement_pb2.Statement())
+    Statement.copy_from_pb(read).validate()
+    slsa = json_format.ParseDict(
+        msgspec.json.decode(data)["predicate"], provenance_pb2.Provenance()
+    )
+    assert slsa.run_details.metadata.invocation_id == f"urn:shoal:operation:{trained.id}"
+    needed = {one.name: one.digest["sha256"] for one in slsa.build_definition.resolved_dependencies}
+    assert needed["dataset"] == manifest.dataset_sha256
+    assert len(needed["environment"]) == 64
+    gates = slsa.run_details.byproducts[0].annotations
+    assert gates["release"] == "passed"
+    assert gates["profiles"]["rpi5"]["fp32"] == "passed"
+    assert provenance.verify(data, manifest).subject
 
 
 def test_until_it_is_published_no_device_takes_it(

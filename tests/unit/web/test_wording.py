@@ -15,6 +15,7 @@ from shoal.errors import ShoalError
 
 AGENTS = (
     "golden-mismatch", "too-slow", "too-big", "bad-signature", "stale", "misdirected", "download",
+    "provenance-mismatch",
     "disk-full", "unusable-model", "unsupported-profile", "unhealthy", "crash-loop", "deadline",
     "canceled", "clock",
 )  # fmt: skip

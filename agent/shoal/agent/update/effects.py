@@ -26,6 +26,7 @@ from shoal.errors import (
     DeniedError,
     ExpiredError,
     LinkError,
+    ProvenanceError,
     ShoalError,
     StorageError,
     TrustError,
@@ -204,6 +205,8 @@ def _verify(record: Record, context: EffectContext) -> EffectResult:
         context.ports.slots.verify_stage(record.model, sha256, context.profile.name)
     except BundleError as error:
         return _damaged(record, error)
+    except ProvenanceError as error:
+        return _contradicted(Effect.VERIFY, error)
     return EffectResult(Event.VERIFIED)
 
 
@@ -213,6 +216,8 @@ def _install(record: Record, context: EffectContext) -> EffectResult:
         context.ports.slots.install(record.model, record.inactive, sha256, context.profile.name)
     except BundleError as error:
         return _damaged(record, error)
+    except ProvenanceError as error:
+        return _contradicted(Effect.INSTALL, error)
     return EffectResult(Event.INSTALLED)
 
 
@@ -345,6 +350,12 @@ def _damaged(record: Record, error: BundleError) -> EffectResult:
     if record.redone >= MAX_REDONE:
         return failed(Effect.DOWNLOAD, error, "download")
     return EffectResult(Event.DAMAGED)
+
+
+def _contradicted(effect: Effect, error: ProvenanceError) -> EffectResult:
+    """Fail the update with a fault: to fetch the files again would not change what was signed."""
+    fault = Fault(cause_of(error), str(error), "critical")
+    return failed(effect, error)._replace(faults=(fault,))
 
 
 def _refused(error: ShoalError) -> EffectResult:

@@ -1,5 +1,6 @@
 """Routes for models and releases."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,7 +17,14 @@ from shoal.controller.api.routing import (
     route,
 )  # fmt: skip
 from shoal.controller.operations.operations import Operation
-from shoal.controller.releases import models, releases, retirement, verdicts
+from shoal.controller.releases import (
+    attestations,
+    export,
+    models,
+    releases,
+    retirement,
+    verdicts,
+)
 from shoal.controller.releases.records import Model, ModelInspection, Release
 from shoal.controller.rollouts import release_revocation
 from shoal.controller.store.records import Record
@@ -25,6 +33,8 @@ from shoal.estimators import EstimatorFacts
 from shoal.profile import load_profiles
 
 TAG = "models"
+CYCLONEDX = "application/vnd.cyclonedx+json; version=1.6"
+IN_TOTO, ZIP = "application/vnd.in-toto+json", "application/zip"
 OPERATION = "/api/v1/operations/{id}"
 #: Text that names a state of code.
 Revision = Annotated[str, msgspec.Meta(max_length=200)]
@@ -278,6 +288,25 @@ def get_release(call: Call, ref: str) -> Release:
     return releases.get_release(call.ctx, ref)
 
 
+@route("GET", "/api/v1/releases/<ref>/bom", role="viewer", tag=TAG, media=CYCLONEDX)
+def release_bom(call: Call, ref: str) -> bytes:
+    """ML-BOM of a release: CycloneDX 1.6 with model card, data, files and packages."""
+    return _attestation(call, ref, "bom")
+
+
+@route("GET", "/api/v1/releases/<ref>/provenance", role="viewer", tag=TAG, media=IN_TOTO)
+def release_provenance(call: Call, ref: str) -> bytes:
+    """Provenance of a release: in-toto statement v1 with SLSA provenance v1."""
+    return _attestation(call, ref, "provenance")
+
+
+@route("GET", "/api/v1/releases/<ref>/archive", role="operator", tag=TAG, media=ZIP)
+def release_archive(call: Call, ref: str) -> Iterator[bytes]:
+    """A signed release in one file, with the metadata that proves it: `shoal release verify`."""
+    call.headers["Content-Disposition"] = f"attachment; filename={ref.replace('@', '-')}.zip"
+    return export.archive(call.ctx, ref)
+
+
 @route("POST", "/api/v1/releases/<ref>/publish", role="approver", tag=TAG)
 def publish(call: Call, ref: str, body: Publishing) -> Release:
     """Sign a release for the stable ring."""
@@ -317,6 +346,11 @@ def unretire_model(call: Call, model: str) -> Model:
     """Take a retired model back."""
     retirement.unretire_model(call.ctx, actor=call.by, name=model)
     return models.get_model(call.ctx, model)
+
+
+def _attestation(call: Call, ref: str, kind: str) -> bytes:
+    manifest, _ = releases.manifest_of(call.ctx, ref)
+    return attestations.read(call.ctx, manifest, kind)
 
 
 def _import_files(files: Uploads) -> dict[str, imports.ImportFile]:

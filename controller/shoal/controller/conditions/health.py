@@ -32,7 +32,7 @@ KIND_OF = {
     "slot-damaged": "failing", "journal-lost": "failing", "agent-bug": "failing",
     "crash-loop": "failing", "link-died": "failing",
     "bad-signature": "attack", "untrusted": "attack", "stale": "attack", "misdirected": "attack",
-    "revoked": "attack",
+    "revoked": "attack", "provenance-mismatch": "attack",
     "peer-untrusted": "attack", "peer-lied": "attack",
     "unreadable-message": "refused-messages", "oversize-message": "refused-messages",
     "sketch-mismatch": "refused-messages",

@@ -12,7 +12,13 @@ from shoal import manifest as manifests
 from shoal.controller.access import audit
 from shoal.controller.host.context import Context
 from shoal.controller.operations.operations import Operation
-from shoal.controller.releases import quarantine, retirement, revocation, verdicts
+from shoal.controller.releases import (
+    attestations,
+    quarantine,
+    retirement,
+    revocation,
+    verdicts,
+)
 from shoal.controller.releases.records import Built, Origin, Release, Signature
 from shoal.controller.runs import recording
 from shoal.controller.store import changes, used_versions
@@ -129,7 +135,9 @@ def pack(ctx: Context, operation: Operation, built: Built, parent: str) -> Relea
         known = db.scalar(newest.order_by(release.c.version.desc()).limit(1)) or 0
         version = max(known, used_versions.newest(db, "model", model)) + 1
         epoch = revocation.epoch_of(db, model)
-        data = manifests.encode(_manifest(ctx, operation, built, files, version, epoch))
+        bare = _manifest(ctx, operation, built, files, version, epoch)
+        environment = recording.environment_of(db, operation.id)
+        data = manifests.encode(attestations.attach(ctx, bare, built, operation, environment))
         ctx.blobs.put_bytes(data)
         ref = f"{model}@{version}"
         db.execute(

@@ -28,6 +28,7 @@ from shoal.controller.store.run_tables import run, run_value
 from shoal.controller.store.tables import operation as _operation
 from shoal.controller.store.tables import release
 from shoal.errors import AbsentError, InputError
+from shoal.manifest import File
 
 #: Runs that are compared at most.
 MOST_COMPARED = 20
@@ -241,7 +242,8 @@ def _artifacts(row: Row[Any]) -> list[Artifact]:
     if row.manifest is not None:
         made = manifests.parse(row.manifest)
         files = [file for v in made.variants for file in v.files]
-        files += [one for one in (made.reference, made.golden, made.card) if one is not None]
+        attached = (made.reference, made.golden, made.card, made.bom, made.provenance)
+        files += [one for one in attached if isinstance(one, File)]
         found = [Artifact(name=f.name, sha256=f.sha256, size=f.size) for f in files]
     for name in ("script", "onnx"):
         if sha256 := row.params.get(name):

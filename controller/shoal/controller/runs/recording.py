@@ -31,6 +31,14 @@ def begin(
         _set_values(db, ident, PARAM, _flat(params))
 
 
+def environment_of(db: Connection, ident: str) -> dict[str, str]:
+    """Versions by name that a run started with; none of what was packed without one."""
+    found: dict[str, str] | None = db.scalar(
+        select(run.c.environment).where(run.c.operation == ident)
+    )
+    return found or {}
+
+
 def record(
     db: Connection,
     ident: str,

@@ -37,6 +37,11 @@ CAUSES: dict[str, Cause] = {
         "Nothing was installed. If you did not order it, somebody holds the director's key: "
         "see docs/security.md.",
     ),
+    "provenance-mismatch": Cause(
+        "Its provenance contradicts its manifest",
+        "Nothing was installed. Find out who signed it: the controller packs no such release; "
+        "prove a copy with `shoal release verify`.",
+    ),
     "stale": Cause(
         "Older than what the device has already seen",
         "Publish the release again with fresh metadata, and check the device's clock.",

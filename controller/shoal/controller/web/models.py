@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
@@ -96,6 +97,7 @@ def release(ref: str) -> str:
     return show(
         "release.html",
         release=found,
+        attested=releases.manifest_of(ctx, found.ref)[0].provenance is not msgspec.UNSET,
         parent=_find(releases.get_release, found.parent),
         dataset=_find(datasets.get_dataset, found.dataset),
         operation=_find(operations.get_operation, found.operation),

@@ -103,7 +103,10 @@ class DiskSlots:
         return bundle.is_valid(target, file)
 
     def verify_stage(self, model: str, sha256: str, profile: str) -> None:
-        """BundleError unless the stage is the ordered release; a damaged file is deleted."""
+        """BundleError unless the stage is the ordered release; a damaged file is deleted.
+
+        ProvenanceError where its files are what was signed, and its provenance contradicts them.
+        """
         stage = self.path(model, "stage")
         manifest = self.staged(model, sha256)
         for file in manifest.files_for(profile):
@@ -112,6 +115,7 @@ class DiskSlots:
             except BundleError:
                 (stage / file.name).unlink(missing_ok=True)
                 raise
+        bundle.verify_provenance(stage, manifest)
         self._verified[model] = _fingerprint(stage)
 
     def install(self, model: str, slot: str, sha256: str, profile: str) -> None:

@@ -39,6 +39,7 @@ from tuf.api.metadata import (
 from tuf.api.serialization import DeserializationError
 
 from shoal import epochs
+from shoal import proof as proofs
 from shoal.controller.host.io.files import write_durable
 from shoal.controller.host.io.keys import KeyFolder
 from shoal.errors import SettingError, StorageError
@@ -120,6 +121,12 @@ class Signer:
         """Newest root.json of the director."""
         return _newest(self._director, "root").read_bytes()
 
+    @property
+    def roots(self) -> dict[int, bytes]:
+        """Version -> root metadata of the image repository, from the first on."""
+        folder = self.metadata_folder
+        return {n: (folder / f"{n}.root.json").read_bytes() for n in _versions(folder, "root")}
+
     def director_roots(self, after: int, limit: int = 32) -> list[bytes]:
         """Root metadata of the director that is newer than version `after`, oldest first."""
         found = []
@@ -177,6 +184,17 @@ class Signer:
                 epochs.write(targets.signed.unrecognized_fields, after)
             self._publish(changed)
             return after.epoch
+
+    def proof(self, role: str, model: str, version: int) -> bytes:
+        """The metadata that lists a release's manifest under `role`: shoal.proof."""
+        with self._guarded():
+            return proofs.encode(
+                proofs.Proof(
+                    path=target_path(role, model, version),
+                    targets=self._read(Targets, "targets").to_bytes(),
+                    role=self._read(Targets, f"{role}-{model}").to_bytes(),
+                )
+            )
 
     def key_id(self, role: str, model: str) -> str:
         """Id of the public key that signs `role` of `model`."""
