@@ -40,6 +40,12 @@ def test_the_page_on_tables_runs_as_printed(
     found = shoal(*blocks("sh")[2].split()[1:], "--json").stdout
     assert [one["count"] for one in json.loads(found)["findings"]] == [1]
     assert "line 51 of the file" in found
+    copy = Path("export.csv").read_text("cp1252").replace("Prüfer;", "Prüfer;Code;").splitlines()
+    rows = [row.replace("Müller;", f"Müller;{7 * row.endswith('gut')};") for row in copy]
+    Path("leaky.csv").write_text("\n".join(rows), "cp1252")
+    warned = shoal(*add.replace("export", "leaky").replace("bench", "leaky").split()[1:]).stdout
+    assert "warning: Code alone predicts Ergebnis" in warned
+    assert "--drop Code" in warned
     assert "export.csv" in shoal(*re.sub(" --skip 3", "", add).split()[1:]).stderr
     asked = shoal(*re.sub(" --encoding.*", "", add).split()[1:]).stderr
     assert "--encoding cp1252" in asked

@@ -118,7 +118,7 @@ def add(
         raise SettingError(f"{error.filename or path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingError(f"{mask_file} is not UTF-8", "save it as UTF-8") from error
-    session.show(made, lambda: "\n".join(dataset_contents.added(made)))
+    session.show(made, lambda: "\n".join(_added(session, made)))
 
 
 @contextmanager
@@ -269,6 +269,13 @@ def diff(session: Session, before: str, after: str) -> None:
 dataset.add_command(
     deletion_of("datasets", "a version of a dataset", "shoal dataset delete stamps@1")
 )
+
+
+def _added(session: Session, made: JsonObject) -> Iterator[str]:
+    yield from dataset_contents.added(made)
+    if made["kind"] == "table":
+        ref = f"{made['name']}@{made['version']}"
+        yield from dataset_contents.warnings(session.api.get(at("datasets", ref, "report")), ref)
 
 
 def _findings(session: Session, found: JsonObject) -> list[Any]:

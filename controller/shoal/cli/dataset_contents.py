@@ -8,6 +8,8 @@ from shoal.cli.render import Columns, JsonObject, card, plain, table
 _KINDS = {"images": "images", "audio": "sounds", "tensors": "items of tensors"}
 #: Classes and names that a line lists.
 _SHOWN = 12
+#: Warnings of a cleaning report that are shown when a table is added.
+_WARNED = 8
 
 
 def added(made: JsonObject) -> Iterator[str]:
@@ -153,6 +155,16 @@ def masked(masking: JsonObject | None) -> list[Any]:
         "missing since": lambda one: plain(one["missing"] or ""),
     }
     return [table(masking["columns"], columns, empty=""), ""] if masking else []
+
+
+def warnings(found: JsonObject, ref: str) -> Iterator[str]:
+    """What a cleaning report warns of, as lines after a table was added."""
+    some = [one for one in found["findings"] if one["warns"]]
+    for one in some[:_WARNED]:
+        hint = f"; {one['hint']}" if one["hint"] else ""
+        yield plain(f"  warning: {one['what']} ({one['count']} rows){hint}")
+    if len(some) > _WARNED:
+        yield plain(f"  and {len(some) - _WARNED} more: shoal dataset report {ref}")
 
 
 def diff(found: JsonObject) -> list[Any]:

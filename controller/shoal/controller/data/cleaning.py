@@ -77,7 +77,7 @@ def examine(
             samples[column.name] = values[::step].copy()
     if label is not None:
         found += _classes(table, label)
-        found += label_leaks.leaks(samples, table[label.name].iloc[::step], label.name)
+        found += label_leaks.findings_of(samples, table[label.name].iloc[::step], label.name)
     found.sort(key=lambda one: (CHECKS.index(one.check), -one.count))
     return CleaningReport(
         rows=len(table), checks=list(CHECKS), findings=found[:MOST], more=len(found[MOST:])
