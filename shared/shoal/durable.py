@@ -1,6 +1,7 @@
 """Durable files: after a power cut a file has the old content or the new, never half of it."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,9 +50,18 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def translated(what: Path | str, hint: str = "make room on the disk") -> Iterator[None]:
-    """Translate OSError into StorageError about `what`."""
+def translated(what: Path | str, hint: str = "") -> Iterator[None]:
+    """Translate OSError into StorageError about `what`. hint: "" for one by the kind of error."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}", hint) from error
+        found = hint or _HINTS.get(error.errno or 0, "make room on the disk")
+        raise StorageError(f"{what}: {error.strerror or error}", found) from error
+
+
+_HINTS = {
+    errno.EROFS: "mount its disk writable",
+    errno.EACCES: "let this user write there",
+    errno.EPERM: "let this user write there",
+    errno.EIO: "the disk is failing: replace it",
+}

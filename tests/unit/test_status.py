@@ -1,9 +1,14 @@
 """One screen for a technician: what runs, since when, what is wrong, what to do."""
 
+import os
+from pathlib import Path
+
 import msgspec
 
+from shoal.agent.host.io.folder import lock
 from shoal.agent.status import DeviceStatus, ModelStatus, text
 from shoal.agent.status_page import page
+from shoal.agent.status_reader import read_status
 from shoal.wire import Skew
 
 
@@ -54,6 +59,19 @@ def test_timings_and_the_choice_are_on_the_screen_where_there_was_one() -> None:
     said = "timed here: int8-u8s8-pc 41.2 µs, fp32 98.1 µs; int8-u8s8-pc was chosen"
     assert said in text(standing(models=[timed]))
     assert "timed here" not in text(standing())
+
+
+def test_an_agent_that_runs_and_does_not_respond_is_not_said_to_be_away(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text('[device]\nname = "cam-1"\n')
+    assert "NOT RUNNING" in text(read_status(tmp_path))
+    descriptor = lock(tmp_path)
+    screen = text(read_status(tmp_path))
+    os.close(descriptor)
+    assert f"the agent runs as process {os.getpid()}, and does not respond" in screen
+    assert "NOT RUNNING" not in screen
+    assert "start it" not in screen
+    stuck = standing(running=False, connected=False, pid=7, read_only=True)
+    assert "mount the disk writable" in text(stuck)
 
 
 def test_why_the_broker_is_not_connected_is_on_the_screen() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import os
 import random
 import shutil
 import signal
@@ -50,7 +51,7 @@ def examine(folder: Path, settings: Settings) -> list[Finding]:
     runtime = _run("runtime", _runtime)
     return [
         _clock(),
-        _disk(folder),
+        check_disk(folder),
         _run("certificate", lambda: _certificate(folder)),
         _reach("broker", broker, folder),
         _reach("artifacts", artifacts, folder),
@@ -107,10 +108,18 @@ def _clock() -> Finding:
     return Finding(check="clock", passed=not hint, detail=shown, hint=hint)
 
 
-def _disk(folder: Path) -> Finding:
+def check_disk(folder: Path) -> Finding:
+    """Free space of a folder's disk, and whether it takes writes."""
     free = shutil.disk_usage(folder).free / 2**20
     hint = "" if free > _RESERVE_MB else f"free {_RESERVE_MB} MB: updates are refused without"
-    return Finding(check="disk", passed=not hint, detail=f"{free:.0f} MB free", hint=hint)
+    detail = f"{free:.0f} MB free"
+    if not os.access(folder, os.W_OK):
+        detail += f"; {folder} cannot be written"
+        hint = (
+            "mount the disk writable: a committed release serves, nothing else works; or run the "
+        )
+        hint += "doctor as the agent's user"
+    return Finding(check="disk", passed=not hint, detail=detail, hint=hint)
 
 
 def _certificate(folder: Path) -> str:

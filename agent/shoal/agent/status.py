@@ -34,6 +34,10 @@ ADVICE = {
     "slot-damaged": "the storage card may be failing: replace it",
 }
 _COMMAND = re.compile(r"\bshoal-agent (?:run|doctor)\b")
+_NO_SOCKET = (
+    "its folder is read-only, so there is no agent.sock to ask it by: mount the disk writable; "
+    "until then its log says what is wrong, and a fixed [endpoint] port in agent.toml is asked"
+)
 FEED_ADVICE = "it goes on trying; check its cable, server and settings in agent.toml"
 TAG_ADVICE = "the other tags are read; check these in agent.toml: they are tried again"
 
@@ -83,6 +87,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of the device.
 
     running   True from the running agent, False when read from its files
+    pid       process of an agent that runs and does not respond; 0 for none
+    read_only whether this user may not write to the folder, or its disk takes no writes
     connection_fault   why the broker is not connected
     folder    for --folder in hints; "" for the default folder
     """
@@ -94,6 +100,8 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     now_s: float
     running: bool
+    pid: int = 0
+    read_only: bool = False
     connected: bool = False
     connection_since_s: float = 0.0
     connection_fault: str = ""
@@ -128,7 +136,12 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def _found(self) -> list[tuple[str, str]]:
         found = []
-        if not self.running:
+        if self.pid:
+            what = f"the agent runs as process {self.pid}, and does not respond here"
+            found.append(
+                (what, _NO_SOCKET if self.read_only else "it starts, or hangs: see its log")
+            )
+        elif not self.running:
             found.append(("the agent is not running", "start it: shoal-agent run"))
         elif not self.connected:
             why = f": {self.connection_fault}" if self.connection_fault else ""
@@ -159,7 +172,8 @@ def text(status: DeviceStatus) -> str:
     """The status as text for a terminal."""
     head = [status.device, f"site {status.site or '-'}", status.profile]
     link = "connected" if status.connected else "not connected"
-    run = "running" if status.running else "NOT RUNNING"
+    link = "of unknown connection" if status.pid else link
+    run = "running" if status.running or status.pid else "NOT RUNNING"
     lines = [
         "  ".join([*head, f"ring {status.ring}"]),
         f"agent {status.agent}, {run}, {link}, {status.waiting} messages waiting",

@@ -1,6 +1,7 @@
 """Read the device's status: from the running agent, else from the files in its folder."""
 
 import http.client
+import os
 import shlex
 import socket
 import time
@@ -11,7 +12,7 @@ import msgspec
 from shoal.agent.host.io.config import load
 from shoal.agent.host.io.database import open_database
 from shoal.agent.host.io.facts import version_of
-from shoal.agent.host.io.folder import ADDRESS, FOLDER, JOURNAL, OUTBOX, SOCKET
+from shoal.agent.host.io.folder import ADDRESS, FOLDER, JOURNAL, OUTBOX, SOCKET, runs_as
 from shoal.agent.installed.io.journal import read_records
 from shoal.agent.installed.record import Record
 from shoal.agent.status import DeviceStatus, model_status
@@ -34,6 +35,8 @@ def _from_disk(folder: Path) -> DeviceStatus:
     except StorageError as error:
         records, waiting, faults = {}, 0, [str(error)]
     return DeviceStatus(
+        pid=runs_as(folder),
+        read_only=not os.access(folder, os.W_OK),
         device=device.name,
         site=device.site,
         profile=device.profile,
@@ -49,7 +52,7 @@ def _from_disk(folder: Path) -> DeviceStatus:
 
 def _request(folder: Path) -> DeviceStatus | None:
     """The status from the running agent; None when none responds."""
-    for connect in (_unix, _tcp):
+    for connect in (_unix, _tcp, _fixed):
         try:
             connection = connect(folder)
             connection.request("GET", "/status")
@@ -57,7 +60,9 @@ def _request(folder: Path) -> DeviceStatus | None:
             data = response.read(1 << 20)
             connection.close()
             if response.status == 200:
-                return msgspec.json.decode(data, type=DeviceStatus)
+                found = msgspec.json.decode(data, type=DeviceStatus)
+                if connect is not _fixed or found.device == load(folder).device.name:
+                    return found
         except (OSError, http.client.HTTPException, ValueError, msgspec.MsgspecError):
             continue
     return None
@@ -79,6 +84,14 @@ def _unix(folder: Path) -> http.client.HTTPConnection:
 def _tcp(folder: Path) -> http.client.HTTPConnection:
     address = (folder / ADDRESS).read_text().removeprefix("http://")
     return http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
+
+
+def _fixed(folder: Path) -> http.client.HTTPConnection:
+    """By the port of the settings: an agent on a read-only disk writes no address down."""
+    endpoint = load(folder).endpoint
+    if not endpoint.port:
+        raise ConnectionRefusedError
+    return http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=_TIMEOUT_S)
 
 
 def _read(folder: Path) -> tuple[dict[str, Record], int]:

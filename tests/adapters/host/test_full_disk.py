@@ -16,8 +16,11 @@ import pytest
 from adapters.update.test_kills import Site, finish, state_of
 from ports import free_port
 from real_agents import Process, enrol, put_in_service
+from shoal.agent.doctor import check_disk
 from shoal.agent.host.io import disk_reserve
+from shoal.agent.host.io.folder import runs_as
 from shoal.agent.installed.io.journal import read_records
+from shoal.agent.status_reader import read_status
 
 TENSOR = {"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
 
@@ -118,6 +121,9 @@ def test_on_a_read_only_disk_the_committed_release_serves(disk: Path, left_by: i
         body = {"inputs": [TENSOR]}
         process.wait_for(lambda: ask(port, "POST", "/v2/models/parts/infer", body)[0] == 200)
         process.wait_for(lambda: names(ask(port, "GET", "/status")[1], "storage"))
+        assert read_status(folder).running, "by its fixed port: nothing is written down"
+        assert runs_as(folder) == process.process.pid
+        assert "mount the disk writable" in check_disk(folder).hint
     finally:
         assert process.end() == 0
         remount(disk, "rw")

@@ -54,6 +54,24 @@ def _open_lock(folder: Path) -> int:
             ) from error
 
 
+def runs_as(folder: Path, locks: Path = Path("/proc/locks")) -> int:
+    """Process that holds the folder's lock; 0 for none. Takes no lock itself.
+
+    locks   the kernel's list; man 5 proc_locks
+    """
+    try:
+        path = folder / LOCK
+        held = (path if path.exists() else folder).stat()
+        lines = locks.read_text().splitlines()
+    except OSError:
+        return 0
+    own = f"{os.major(held.st_dev):02x}:{os.minor(held.st_dev):02x}:{held.st_ino}"
+    for words in map(str.split, lines):
+        if words[1:2] == ["FLOCK"] and words[5:6] == [own]:
+            return int(words[4])
+    return 0
+
+
 def lock(folder: Path) -> int:
     """Lock the folder until this process ends; SettingError when another agent holds the lock."""
     descriptor = _open_lock(folder)
