@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from broker.real import Mosquitto, Nats, Party, Site, Wire, running_site
 from ports import free_port
 from shoal.controller.fleet.io.ca import Authority
 from shoal.errors import LinkError
+from shoal.mqtt import Link
 from shoal.topics import all_down, down, up
 from waiting import eventually
 
@@ -245,3 +248,20 @@ def test_a_session_that_keeps_its_name_is_resumed_with_another_key(site: Site):
     site.certificate("cam-a")
     again = site.device("cam-a", session="cam-a-0123456789abcdef").connect()
     eventually(lambda: b"while you were away" in again.payloads(), "what waited for it")
+
+
+def test_a_broker_that_ends_each_connection_costs_no_descriptors(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Link, "_delay", lambda *_: 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(20)
+        broker: Any = SimpleNamespace(port=server.getsockname()[1], pki=authority.folder)
+        device = Site(broker, tmp_path, authority).device("cam-a")
+        device.start()
+        open_now = []
+        for _ in range(60):
+            server.accept()[0].close()
+            open_now.append(len([*Path("/proc/self/fd").iterdir()]))
+        device.link.stop()
+    assert max(open_now[30:]) <= max(open_now[:10]) + 2

@@ -99,3 +99,21 @@ def test_every_exit_code_of_the_cli_is_documented() -> None:
 
     text = (DOCS / "cli.md").read_text()
     assert [code for code in MEANING if f"| {code} |" not in text] == []
+
+
+def test_every_row_of_the_field_reports_names_tests_that_there_are() -> None:
+    rows = [
+        line
+        for line in (DOCS / "field-reports.md").read_text().splitlines()
+        if line.startswith("| [")
+    ]
+    assert len(rows) >= 40
+    known = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    for row in rows:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, f"no test holds: {row[:80]}"
+        assert known.issuperset(named), f"no such test: {set(named) - known}"

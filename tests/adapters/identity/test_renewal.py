@@ -4,6 +4,7 @@ import random
 import shutil
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cryptography import x509
 from werkzeug.serving import make_server
 
 from api.controller_app import ControllerApp, make_request, make_template
+from shoal.agent import upkeep
 from shoal.agent.host.faults import Fault
 from shoal.agent.host.io.config import Settings
 from shoal.agent.identity.io import renewal
@@ -19,6 +21,7 @@ from shoal.agent.identity.io.enrol import EnrolOptions, enrol
 from shoal.agent.upkeep import CHECK_S, RETRY_S, Upkeep
 from shoal.controller.fleet import devices, enrolment
 from shoal.errors import DeniedError, LinkError, SettingError, TrustError, UntrustedError
+from waiting import eventually
 
 DAY_S = 86_400.0
 
@@ -98,6 +101,23 @@ def test_nothing_is_asked_for_before_two_thirds_of_its_life(
     assert devices.get_device(controller.ctx, "cam-1").certificate_expires_at > (
         controller.clock.now + 89 * DAY_S
     )
+
+
+def test_a_clock_that_is_set_past_the_time_of_renewal_is_noticed_without_asking_anybody(
+    controller: ControllerApp, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "LOOK_S", 0.02)
+    first, watched = serial(folder), Watched(folder, url, controller)
+    checks, check = [], watched.upkeep.check
+    monkeypatch.setattr(watched.upkeep, "check", lambda: checks.append(check()) or CHECK_S)
+    watched.upkeep.start()
+    time.sleep(0.1)
+    assert (checks, serial(folder)) == ([], first), "looks ask nobody"
+    controller.clock.now += 70 * DAY_S
+    eventually(lambda: serial(folder) != first, "a new certificate")
+    watched.upkeep.finish()
+    watched.upkeep.join()
+    assert len(checks) == 1
 
 
 def test_key_and_certificate_are_new_and_the_brokers_session_keeps_its_name(

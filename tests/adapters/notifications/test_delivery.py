@@ -18,6 +18,7 @@ from shoal.controller.conditions import uptime
 from shoal.controller.host.settings import Alerts
 from shoal.controller.notifications import channels, outbox, webhook_signature
 from shoal.controller.notifications.io import heartbeat, outbound, sender
+from shoal.controller.notifications.records import body
 from shoal.errors import InputError, LinkError
 
 
@@ -317,7 +318,9 @@ def test_a_test_message_ignores_the_hour(fleet, receiver):
     add(fleet, url=receiver.url, quiet="00:00-23:59")
     ident = channels.send_test(fleet.ctx, actor="ana", name="hook")
     send(fleet)
-    assert channels.get_delivery(fleet.ctx, ident).state == "sent"
+    sent = channels.get_delivery(fleet.ctx, ident)
+    assert sent.state == "sent"
+    assert "alert show" not in body(sent.events), "there is no alert to show"
 
 
 def test_the_heartbeat_stops_when_ingest_link_or_database_does(fleet, receiver):

@@ -41,6 +41,7 @@ def test_the_unit_names_what_was_asked_for() -> None:
         "User=edge",
         "MemoryHigh=200M",
         "MemoryMax=300M",
+        "LimitNOFILE=4096",
         "ReadWritePaths=/data/shoal",
         "ProtectSystem=strict",
         "NoNewPrivileges=yes",

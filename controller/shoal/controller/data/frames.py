@@ -145,7 +145,7 @@ def _check_features(frame: Frame, columns: list[Column]) -> None:
         raise DatasetError(
             f"not numbers: {_listed(text)}",
             f"if {example} has a decimal comma: --decimal ," if comma
-            else "drop these columns, or encode them as numbers",
+            else f"--drop {','.join(text[:20])}, or encode them as numbers",
         )  # fmt: skip
     if not features:
         raise DatasetError("no feature columns are left", "drop fewer columns")

@@ -90,7 +90,8 @@ def body(items: list[Item], most: int = 30) -> str:
     """Text of a message: what, the details, and the next step."""
     if len(items) == 1:
         one = items[0]
-        return f"{one.detail}\n\nNext step: {one.next_step}\n\nshoal alert show {one.alert}"
+        show = f"\n\nshoal alert show {one.alert}" if one.alert else ""  # a test has no alert
+        return f"{one.detail}\n\nNext step: {one.next_step}{show}"
     lines = [f"{i.what}: [{i.severity}] {i.title} (shoal alert show {i.alert})" for i in items]
     more = [f"and {len(items) - most} more: shoal alert list"] if len(items) > most else []
     return "\n".join(lines[:most] + more)

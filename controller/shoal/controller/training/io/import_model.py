@@ -72,7 +72,11 @@ def _check_input(model: ModelProto, name: str, features: int) -> None:
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(tensor.elem_type)
-        raise ModelError(f"{name} takes {kind}", "export it with float32 input")
+        raise ModelError(
+            f"{name} takes {kind}",
+            "export it with float32 input; or import it as it is, without the dataset: "
+            "--task classification (or another) --sample FILE.npz",
+        )
     shape = _shape(inputs[0])
     if len(shape) != 2 or shape[1] not in (features, None):
         raise ModelError(
