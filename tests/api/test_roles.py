@@ -68,6 +68,7 @@ LEAST = {
     "GET /api/v1/estimators": "viewer",
     "POST /api/v1/models/{model}/train": "operator",
     "POST /api/v1/models/{model}/script": "operator",
+    "POST /api/v1/models/{model}/import-mlflow": "operator",
     "POST /api/v1/models/{model}/import": "operator",
     "POST /api/v1/models/inspect": "operator",
     "PUT /api/v1/models/{model}/policy": "operator",

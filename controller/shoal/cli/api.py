@@ -83,11 +83,15 @@ class Api:
             if not cursor:
                 return
 
-    def post(self, path: str, body: Any = None) -> Any:
-        """Decoded JSON of a POST, sent with an Idempotency-Key."""
+    def post(self, path: str, body: Any = None, wait_s: float = 0.0) -> Any:
+        """Decoded JSON of a POST, sent with an Idempotency-Key.
+
+        wait_s   seconds to wait for the response; 0 for as long as of every other request
+        """
+        more = {"timeout": httpx.Timeout(wait_s, connect=10.0)} if wait_s else {}
         content = msgspec.json.encode({} if body is None else body)
         headers = {"content-type": "application/json", "idempotency-key": uuid.uuid4().hex}
-        return self._send("POST", path, content=content, headers=headers)
+        return self._send("POST", path, content=content, headers=headers, **more)
 
     def put(self, path: str, body: Any) -> Any:
         headers = {"content-type": "application/json"}

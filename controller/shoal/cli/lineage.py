@@ -21,6 +21,7 @@ def lineage(session: Session, thing: str) -> None:
     Examples:
       shoal lineage defects@2
       shoal lineage dataset:parts@3
+      shoal lineage mlflow:press/3
       shoal lineage device:cam-17 --json
     """
     found = session.api.get(at("lineage"), thing=thing)

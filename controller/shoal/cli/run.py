@@ -159,6 +159,7 @@ def _run_card(found: JsonObject) -> Any:
             "release": lambda r: " ".join(filter(None, (r["release"], r["release_state"]))),
             "dataset": "dataset",
             "estimator": "estimator",
+            "from": lambda r: _source(r["source"]),
             "revision": "revision",
             "trigger": "trigger",
             "requested": lambda r: f"{instant(r['created_at'])} by {plain(r['created_by'])}",
@@ -179,6 +180,15 @@ def _run_card(found: JsonObject) -> Any:
     }
     files = table(found["artifacts"], columns, empty="")
     return Group(facts, "", files) if found["artifacts"] else facts
+
+
+def _source(one: JsonObject | None) -> str:
+    """Where an imported model is from."""
+    if one is None:
+        return ""
+    facts = [f"{one['system']}:{one['name']}", one["url"], one["run"] and f"run {one['run']}"]
+    facts += [one["code"], *(f"{name}={text}" for name, text in one["tags"].items())]
+    return plain(", ".join(filter(None, facts)))
 
 
 def _comparison(found: JsonObject, everything: bool) -> Any:

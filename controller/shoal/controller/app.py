@@ -33,6 +33,7 @@ from shoal.controller.data.io.masking_keys import MaskingKeys
 from shoal.controller.fleet.io.ca import Authority
 from shoal.controller.host.context import Context
 from shoal.controller.host.io.metrics_file import read_metrics
+from shoal.controller.mlflow.io.server import Server
 from shoal.controller.training.io import inspection
 from shoal.controller.web import screen, views
 from shoal.errors import ConflictError
@@ -55,6 +56,7 @@ def create_app(ctx: Context) -> Flask:
         read_facts=_one_at_a_time(inspection.read_facts),
         pack_items=_one_at_a_time(packing.pack_items),
         masking_keys=MaskingKeys(ctx.folder),
+        mlflow=Server(ctx.settings.mlflow, ctx.folder),
     )
     app = Flask(__name__, static_folder=None, template_folder=None)
     app.request_class = request_parsing.SpooledRequest

@@ -10,8 +10,8 @@ TAG = "lineage"
 class LineageQuery(RequestModel, frozen=True, kw_only=True):
     """Of which thing.
 
-    thing  "dataset:NAME@N", "run:ID", "release:NAME@N", "rollout:ID", "device:NAME" or "alert:ID";
-           the kind may be left out where only one thing has the name
+    thing  "dataset:NAME@N", "mlflow:NAME/N", "run:ID", "release:NAME@N", "rollout:ID",
+           "device:NAME" or "alert:ID"; the kind may be left out where only one thing has the name
     """
 
     thing: str

@@ -38,6 +38,11 @@ IN_TOTO, ZIP = "application/vnd.in-toto+json", "application/zip"
 OPERATION = "/api/v1/operations/{id}"
 #: Text that names a state of code.
 Revision = Annotated[str, msgspec.Meta(max_length=200)]
+#: What a model's outputs mean; "" for what its dataset says.
+TaskWord = Literal[
+    "", "classification", "multi-label", "regression", "anomaly", "embedding", "detection",
+    "segmentation", "sequence", "tensors",
+]  # fmt: skip
 _DATA = "a file that the model keeps weights in, by the name that it calls it"
 
 
@@ -98,10 +103,7 @@ class Import(RequestModel, frozen=True, kw_only=True):
     kinds: str = ""
     pipeline: str = ""
     settings: str = ""
-    task: Literal[
-        "", "classification", "multi-label", "regression", "anomaly", "embedding", "detection",
-        "segmentation", "sequence", "tensors",
-    ] = ""  # fmt: skip
+    task: TaskWord = ""
 
 
 class Inspecting(RequestModel, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from shoal.controller.api import (
     folders,
     groups,
     lineage,
+    mlflow,
     models,
     monitoring,
     needs,
@@ -23,8 +24,8 @@ from shoal.controller.api import (
 from shoal.controller.api.routing import Route, routes_of
 
 MODULES = (
-    people, devices, groups, folders, datasets, models, runs, lineage, deletion, rollouts, rounds,
-    checkpoints, alerts, notifications, needs, monitoring, audit, operations,
+    people, devices, groups, folders, datasets, models, mlflow, runs, lineage, deletion,
+    rollouts, rounds, checkpoints, alerts, notifications, needs, monitoring, audit, operations,
 )  # fmt: skip
 
 

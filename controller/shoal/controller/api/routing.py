@@ -28,6 +28,7 @@ from shoal.controller.data.adding import PackItems
 from shoal.controller.data.masking import KeyOf
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
+from shoal.controller.mlflow.registry import Registry
 from shoal.controller.store import cursors
 from shoal.controller.store.records import Page
 from shoal.controller.training.imports import ReadFacts
@@ -94,6 +95,7 @@ class AppServices(NamedTuple):
     read_facts: ReadFacts
     pack_items: PackItems
     masking_keys: KeyOf
+    mlflow: Registry
 
 
 class Call(NamedTuple):

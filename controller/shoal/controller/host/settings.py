@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -168,6 +169,29 @@ class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     script_file_mb: Annotated[int, msgspec.Meta(ge=1)] = 2_048
 
 
+class Mlflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An MLflow server: models are imported from it, runs mirrored to it: docs/mlflow.md.
+
+    url            of the server, https://; http:// only on this machine; "" for none
+    token_file     file with a bearer token, relative to the controller's folder; "" for none
+    user           of basic authentication; "" for none
+    password_file  file with its password
+    ca_file        PEM of the CA that signed the server's certificate; "" for the system's
+    experiment     that runs are mirrored to; it is created where there is none
+    runs           mirror every run of Shoal
+    poll_s         seconds between two looks at the aliases that are followed
+    """
+
+    url: str = ""
+    token_file: str = ""
+    user: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    experiment: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] = "shoal"
+    runs: bool = True
+    poll_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 30.0
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of controller.toml.
 
@@ -182,6 +206,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     operations: Operations = Operations()
     rollouts: Rollouts = Rollouts()
     rounds: Rounds = Rounds()
+    mlflow: Mlflow = Mlflow()
     database: str = ""
 
 
@@ -191,7 +216,9 @@ def load(folder: Path) -> Settings:
     try:
         given = tomllib.loads(path.read_text())
         _check_drift(path, given.get("drift", {}))
-        return msgspec.convert(given, Settings)
+        found = msgspec.convert(given, Settings)
+        _check_mlflow(path, found.mlflow.url)
+        return found
     except FileNotFoundError as error:
         raise SettingError(f"no {path}", f"run: shoal-controller init --folder {folder}") from error
     except tomllib.TOMLDecodeError as error:
@@ -217,6 +244,20 @@ def _check_drift(path: Path, given: Any) -> None:
     for what, zone in named.items():
         if isinstance(zone, str) and not _is_zone(zone):
             raise SettingError(f"{path}: {what}: no time zone {zone!r}", "such as Europe/Berlin")
+
+
+def _check_mlflow(path: Path, url: str) -> None:
+    """SettingError for an address that credentials and models must not travel to or from."""
+    parts = urlsplit(url)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.username or parts.password:
+        raise SettingError(f"{path}: mlflow.url holds a password", "use user and password_file")
+    if url and not (
+        parts.hostname and (parts.scheme == "https" or (parts.scheme == "http" and local))
+    ):
+        raise SettingError(
+            f"{path}: mlflow.url {url!r:.200}", "write https://HOST; http:// only for this machine"
+        )
 
 
 def _is_zone(name: str) -> bool:

@@ -12,6 +12,7 @@ from shoal.controller.lineage.records import (
     DATASET,
     DEVICE,
     KINDS,
+    MLFLOW,
     RELEASE,
     ROLLOUT,
     RUN,
@@ -19,13 +20,17 @@ from shoal.controller.lineage.records import (
     Link,
     Thing,
 )
+from shoal.controller.store.mlflow_tables import mlflow_import
 from shoal.controller.store.rollout_tables import rollout
 from shoal.controller.store.tables import alert, dataset, device, operation, release
 from shoal.errors import AbsentError, InputError
 
 #: Things up, and things down, that are listed at most.
 MOST = 300
-_HELP = "write it as dataset:NAME@N, run:ID, release:NAME@N, rollout:ID, device:NAME or alert:ID"
+_HELP = (
+    "write it as dataset:NAME@N, mlflow:NAME/N, run:ID, release:NAME@N, rollout:ID, device:NAME or "
+    "alert:ID"
+)
 Facts = Mapping[str, dict[str, Any]]
 
 
@@ -115,6 +120,16 @@ def _facts(db: Connection, keys: list[str]) -> Facts:
     for row in db.execute(select(*columns).where(pair)) if names[DATASET] else ():
         what = f"{row.rows} rows" if row.kind == "table" else f"{row.rows} {row.kind}"
         found[f"{DATASET}:{row.name}@{row.version}"] = {"state": what, "at": row.created_at}
+    by_name = mlflow_import.c.name.in_(names[MLFLOW])
+    joined = mlflow_import.join(operation, operation.c.id == mlflow_import.c.operation)
+    source = operation.c.params["source"]
+    columns = (mlflow_import.c.name, source["run"].as_string().label("run"), operation.c.created_at)
+    for row in (
+        db.execute(select(*columns).select_from(joined).where(by_name)) if names[MLFLOW] else ()
+    ):
+        detail = f"run {row.run} in MLflow" if row.run else ""
+        key = f"{MLFLOW}:{row.name}"
+        found[key] = {"state": "registered", "at": row.created_at, "detail": detail}
     mine = operation.c.id.in_(names[RUN])
     columns = (operation.c.id, operation.c.kind, operation.c.state, operation.c.created_at)
     for row in db.execute(select(*columns, operation.c.subject).where(mine)) if names[RUN] else ():

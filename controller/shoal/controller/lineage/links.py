@@ -8,12 +8,14 @@ from shoal.controller.lineage.records import (
     ALERT,
     DATASET,
     DEVICE,
+    MLFLOW,
     RELEASE,
     ROLLOUT,
     RUN,
     Link,
 )
 from shoal.controller.runs.records import CHECKPOINT
+from shoal.controller.store.mlflow_tables import mlflow_import
 from shoal.controller.store.rollout_tables import rollout
 from shoal.controller.store.tables import alert, dataset, device, operation, release
 
@@ -52,6 +54,8 @@ def _given_to(db: Connection, idents: Sequence[str]) -> Iterator[Link]:
         trigger = row.params.get("trigger", "")
         if trigger.startswith(_BY_ALERT):
             yield link(ALERT, trigger.removeprefix(_BY_ALERT), RUN, row.id, "retrained")
+        if source := (row.params.get("source") or {}).get("name"):
+            yield link(MLFLOW, source, RUN, row.id, "imported")
         if base := (row.params.get("origin") or {}).get("release"):
             yield link(RELEASE, base, RUN, row.id, "federated rounds")
 
@@ -100,6 +104,12 @@ def _trained_on(db: Connection, refs: Sequence[str]) -> Iterator[Link]:
         yield link(DATASET, child.value, DATASET, name, child.how or "made from")
 
 
+def _imported(db: Connection, names: Sequence[str]) -> Iterator[Link]:
+    query = select(mlflow_import.c.name, mlflow_import.c.operation)
+    for row in db.execute(query.where(mlflow_import.c.name.in_(names))):
+        yield link(MLFLOW, row.name, RUN, row.operation, "imported")
+
+
 def _made(db: Connection, idents: Sequence[str]) -> Iterator[Link]:
     columns = (release.c.model, release.c.version, release.c.operation)
     for row in db.execute(select(*columns).where(release.c.operation.in_(idents))):
@@ -133,5 +143,5 @@ UP: dict[str, Step] = {
     ALERT: _found_in,
 }  # fmt: skip
 DOWN: dict[str, Step] = {
-    DATASET: _trained_on, RUN: _made, RELEASE: _done_with, ALERT: _started,
+    DATASET: _trained_on, MLFLOW: _imported, RUN: _made, RELEASE: _done_with, ALERT: _started,
 }  # fmt: skip

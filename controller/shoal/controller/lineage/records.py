@@ -3,15 +3,16 @@
 from shoal.controller.store.records import Record
 
 #: What a thing may be, in the order of a model's life.
-DATASET, RUN, RELEASE, ROLLOUT, DEVICE, ALERT = KINDS = (
-    "dataset", "run", "release", "rollout", "device", "alert",
+DATASET, MLFLOW, RUN, RELEASE, ROLLOUT, DEVICE, ALERT = KINDS = (
+    "dataset", "mlflow", "run", "release", "rollout", "device", "alert",
 )  # fmt: skip
 
 
 class Thing(Record, frozen=True, kw_only=True):
-    """A dataset version, run, release, rollout, device or alert.
+    """A dataset version, version of MLflow's registry, run, release, rollout, device or alert.
 
-    name    as everywhere: "parts@3", "op-…", "defects@2", a rollout's or device's name, 17
+    name    as everywhere: "parts@3", "press/3" of MLflow, "op-…", "defects@2", a rollout's
+            or device's name, 17
     side    "up": what the thing that was asked for came from; "down": what came of it; "" itself
     state   of it; of a dataset its number of rows, of a release with the reason of a gate's refusal
     detail  a line for people

@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, tuple_
 
 from shoal import manifest as manifests
@@ -19,6 +20,7 @@ from shoal.controller.runs.records import (
     Artifact,
     Comparison,
     Run,
+    Source,
     compare,
     less_is_better,
 )
@@ -230,6 +232,7 @@ def _run(row: Row[Any], values: Any, now: float, **more: Any) -> Run:
         main=row.main or "",
         note=row.note or "",
         duration_s=max(0.0, ended - row.started_at) if row.started_at else 0.0,
+        source=msgspec.convert(params["source"], Source) if params.get("source") else None,
         params=mine.get(PARAM, {}),
         metrics=mine.get(METRIC, {}),
         tags=mine.get(TAG, {}),

@@ -20,6 +20,28 @@ class Artifact(Record, frozen=True, kw_only=True):
     size: int = 0
 
 
+class Source(Record, frozen=True, kw_only=True):
+    """Where an imported model is from, as its registry tells.
+
+    system     "mlflow"; name: of the version there, "press/3"; asked: as it was asked for
+    url        where people see it; artifacts: where its files are
+    run        that logged it, "" for none; code: what that run ran; revision: its Git commit
+    tags       of the version, and of the run
+    signature  "inputs" and "outputs" as they were declared
+    """
+
+    system: str
+    name: str
+    asked: str = ""
+    url: str = ""
+    artifacts: str = ""
+    run: str = ""
+    code: str = ""
+    revision: str = ""
+    tags: dict[str, str] = {}
+    signature: dict[str, str] = {}
+
+
 class Run(Record, frozen=True, kw_only=True):
     """One training or import.
 
@@ -37,6 +59,7 @@ class Run(Record, frozen=True, kw_only=True):
     environment   versions of Python, the libraries and the machine; empty in lists
     curves      metric -> its values, one for each pass; empty in lists
     artifacts   files of the release, and the script; empty in lists
+    source      of a model imported from a registry; None for others
     """
 
     id: str
@@ -68,6 +91,7 @@ class Run(Record, frozen=True, kw_only=True):
     environment: dict[str, str] = {}
     curves: dict[str, list[float]] = {}
     artifacts: list[Artifact] = []
+    source: Source | None = None
 
 
 class Compared(Record, frozen=True, kw_only=True):

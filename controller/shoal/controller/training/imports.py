@@ -79,6 +79,8 @@ class ImportRequest(NamedTuple):
     files     "onnx", and "data:NAME" for each file that it keeps weights in; for rows
               "variant:NAME"; for tensors "sample" (.npz) and "steps" (TOML)
     kinds     of tensors, what inputs are: "x=image,y=tokens"
+    source    fields of runs.records.Source, of a model that another system holds; empty for none
+    trigger   "manual", or what asked for it
     """
 
     task: str
@@ -88,6 +90,8 @@ class ImportRequest(NamedTuple):
     files: Mapping[str, ImportFile]
     kinds: str = ""
     settings: str = ""
+    source: Mapping[str, Any] = {}
+    trigger: str = "manual"
 
     @property
     def of_rows(self) -> bool:
@@ -136,6 +140,8 @@ def start(
             kinds=kinds,
             declared=declared,
             data=data,
+            source=request.source,
+            trigger=request.trigger,
         )
     return training.start_import(
         ctx,
@@ -148,6 +154,8 @@ def start(
         labels=request.labels,
         task=request.task,
         pipeline=prepared,
+        source=request.source,
+        trigger=request.trigger,
     )
 
 

@@ -105,6 +105,8 @@ def start_import(
     labels: Sequence[str] = (),
     task: str = "",
     pipeline: Pipeline | None = None,
+    source: Mapping[str, Any] = {},
+    trigger: str = "manual",
 ) -> Operation:
     """Enqueue an import: a release of a model trained elsewhere.
 
@@ -114,6 +116,7 @@ def start_import(
     labels           class names by output column; empty for the dataset's own, in order
     task             "classification" or "regression"; "" for what the label says
     pipeline         from the dataset's columns to the model's inputs; None when they are the same
+    source           fields of runs.records.Source; empty for a file that a person gave
     """
     version = datasets.get_labelled_table(ctx, dataset)
     for sha256 in (onnx, *variants.values(), *data.values()):
@@ -124,7 +127,8 @@ def start_import(
     params |= {} if pipeline is None else {"pipeline": msgspec.to_builtins(pipeline)}
     files = {"onnx": onnx, "variants": dict(variants), "labels": list(labels)}
     files |= {"data": dict(data)} if data else {}
-    return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, "manual", files)
+    files |= _provenance(source)
+    return _start(ctx, actor, IMPORT, model, version, IMPORTED, params, trigger, files)
 
 
 def start_tensors_import(
@@ -139,6 +143,8 @@ def start_tensors_import(
     kinds: Mapping[str, str] | None = None,
     declared: TaskDeclaration | None = None,
     data: Mapping[str, str] = {},
+    source: Mapping[str, Any] = {},
+    trigger: str = "manual",
 ) -> Operation:
     """Enqueue an import of a model with named tensors.
 
@@ -148,6 +154,7 @@ def start_tensors_import(
     kinds    what inputs are: tensor_kinds.parse_kinds
     declared what is claimed of it; None for nothing: tensors in, tensors out
     data     of files that it keeps weights in, by the names that it calls them
+    source   fields of runs.records.Source; empty for a file that a person gave
     """
     for sha256 in filter(None, (onnx, sample, steps, *data.values())):
         ctx.blobs.path(sha256)
@@ -155,11 +162,19 @@ def start_tensors_import(
         models.ensure_model(db, ctx, actor=actor, name=model)
     params = {
         "task": TENSORS, "dataset": dataset, "dataset_sha256": sample if dataset else "",
-        "estimator": IMPORTED, "params": {}, "trigger": "manual", "onnx": onnx, "sample": sample,
+        "estimator": IMPORTED, "params": {}, "trigger": trigger, "onnx": onnx, "sample": sample,
         "steps": steps, "kinds": dict(kinds or {}), "declared": msgspec.to_builtins(declared),
     }  # fmt: skip
-    params |= {"data": dict(data)} if data else {}
+    params |= ({"data": dict(data)} if data else {}) | _provenance(source)
     return operations.enqueue(ctx, actor=actor, kind=IMPORT, subject=model, params=params)
+
+
+def _provenance(source: Mapping[str, Any]) -> dict[str, Any]:
+    """What an import remembers of where its model is from; the revision is its code's."""
+    if not source:
+        return {}
+    revision = source.get("revision", "")
+    return {"source": dict(source)} | ({"revision": revision} if revision else {})
 
 
 def start_checkpoint(

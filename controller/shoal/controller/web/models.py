@@ -8,12 +8,21 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.data import datasets
+from shoal.controller.mlflow import imports as mlflow
 from shoal.controller.monitoring import performance
 from shoal.controller.operations import operations
 from shoal.controller.releases import models, releases, retirement
 from shoal.controller.rollouts import listing, release_revocation, undeployments
 from shoal.controller.training import imports
-from shoal.controller.web.screen import actor, asked, blueprint, context, read_facts, show
+from shoal.controller.web.screen import (
+    actor,
+    asked,
+    blueprint,
+    context,
+    mlflow_server,
+    read_facts,
+    show,
+)
 from shoal.errors import AbsentError, InputError
 from shoal.manifest import TENSORS
 from shoal.tasks import KINDS
@@ -56,8 +65,11 @@ def model_import_start() -> Response:
             # several data files are chosen at once, and have their own names
             name = f"{imports.DATA}{file.filename}" if field == "data" else field
             files[name] = imports.ImportFile(Path(file.stream.name), file.filename)
-    if "onnx" not in files:
-        raise InputError("no ONNX file was chosen", "choose one")
+    version = form.get("mlflow", "").strip()
+    if ("onnx" in files) == bool(version):
+        raise InputError(
+            "one thing can be imported", "choose an ONNX file, or name a version in MLflow"
+        )
     wanted = imports.ImportRequest(
         task=form.get("task", ""),
         dataset=form.get("dataset", ""),
@@ -68,7 +80,13 @@ def model_import_start() -> Response:
         settings=form.get("settings", ""),
     )
     name = form.get("model", "").strip()
-    started = imports.start(context(), read_facts(), actor=who.name, model=name, request=wanted)
+    if version:
+        started = mlflow.start(
+            context(), mlflow_server(), read_facts(), actor=who.name, model=name,
+            reference=version, request=wanted,
+        )  # fmt: skip
+    else:
+        started = imports.start(context(), read_facts(), actor=who.name, model=name, request=wanted)
     return redirect(url_for("web.operation", id=started.id), 303)
 
 

@@ -26,6 +26,7 @@ from shoal.controller.data.adding import PackItems
 from shoal.controller.data.masking import KeyOf
 from shoal.controller.fleet.certificates import DeviceCA
 from shoal.controller.host.context import Context
+from shoal.controller.mlflow.registry import Registry
 from shoal.controller.store.records import Page
 from shoal.controller.training.imports import ReadFacts
 from shoal.controller.web import charts, wording
@@ -62,6 +63,11 @@ def authority() -> DeviceCA:
 def read_facts() -> ReadFacts:
     """Reader of uploaded ONNX files."""
     return current_app.extensions["shoal-services"].read_facts
+
+
+def mlflow_server() -> Registry:
+    """The MLflow server that is configured."""
+    return current_app.extensions["shoal-services"].mlflow
 
 
 def pack_items() -> PackItems:

@@ -7,6 +7,7 @@ from shoal.controller.store import (  # noqa: F401 (their tables are in the meta
     drift_tables,
     flood_tables,
     group_tables,
+    mlflow_tables,
     notification_tables,
     rollout_tables,
     run_tables,

@@ -1,0 +1,1 @@
+"""MLflow: models imported from its registry, runs mirrored to it, aliases followed."""
