@@ -5,7 +5,7 @@ import pytest
 from fakes import memory_folder
 from fleet import Fleet
 from shoal import topics
-from shoal.agent.host.faults import DISK_OVER_S, OVER_S, Fault, disk_fault, ended
+from shoal.agent.host.faults import DISK_OVER_S, FEED_OVER_S, OVER_S, Fault, disk_fault, ended
 from shoal.controller.fleet import devices
 from shoal.controller.ingest.ingest import ingest
 from shoal.controller.store.tables import device
@@ -51,6 +51,7 @@ def test_a_fault_that_is_said_to_be_over_is_over_everywhere(fleet):
     [
         (Fault("nan", "temp is NaN"), OVER_S),
         (disk_fault("outbox.db: database or disk is full"), DISK_OVER_S),
+        (Fault("feed-down", "opcua 'press': no response"), FEED_OVER_S),
     ],
 )
 def test_a_fault_that_is_not_met_again_is_over(fleet, fault, after_s):

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 #: Seconds between two reports of the same fault.
 QUIET_S = 300.0
-#: Seconds without a repetition after which a cause is over; of a disk that takes writes again.
-OVER_S, DISK_OVER_S = 600.0, 60.0
+#: Seconds without a repetition after which a cause is over; of a disk that takes writes again; of a
+#: source or sink that is up again: one that is down tries again after a minute at most by default.
+OVER_S, DISK_OVER_S, FEED_OVER_S = 600.0, 60.0, 120.0
 #: Causes that are met once and last: until they are said to be over, or the agent starts again.
 LASTING = frozenset(
     {
@@ -105,6 +106,10 @@ class StandingFaults:
         if len(self._found) > _KINDS:
             del self._found[next(iter(self._found))]
 
+    def met_s(self, cause: str, default_s: float) -> float:
+        """When a fault was last met."""
+        return self._found[cause][1] if cause in self._found else default_s
+
     def touch(self, cause: str, now_s: float) -> None:
         """A fault that is held back: it is not over."""
         if cause in self._found:
@@ -113,7 +118,7 @@ class StandingFaults:
     def over(self, now_s: float, *, disk_refuses: bool) -> list[str]:
         """Causes that are over. disk_refuses: whether something waits for the disk."""
         limits = dict.fromkeys(DISK, math.inf if disk_refuses else DISK_OVER_S)
-        limits |= dict.fromkeys(LASTING, math.inf)
+        limits |= dict.fromkeys(LASTING, math.inf) | {"feed-down": FEED_OVER_S}
         found = self._found.items()
         return [cause for cause, (_, at) in found if now_s - at > limits.get(cause, OVER_S)]
 

@@ -229,7 +229,9 @@ class Reporter:
         """Report counted faults, save what the disk refused, send what is due."""
         now = self._clock.monotonic()
         for fault in self._faults.due(now):
+            met_s = self.standing.met_s(fault.cause, now)
             self._report(fault)
+            self.standing.touch(fault.cause, met_s)  # what was counted happened before
         self._save()
         refuses = self.disk_refuses or not self.saved or bool(self._ports.outbox.degraded)
         for cause in self.standing.over(now, disk_refuses=refuses):
