@@ -19,6 +19,7 @@ from shoal.cli.exit_codes import MEANING, exit_code
 from shoal.cli.group import group
 from shoal.cli.lineage import lineage
 from shoal.cli.login import login
+from shoal.cli.mlflow import mlflow
 from shoal.cli.model import model
 from shoal.cli.needs import needs
 from shoal.cli.notify import notify
@@ -57,8 +58,8 @@ def cli() -> None:
 
 
 for _command in (
-    login, needs, device, group, dataset, model, run, lineage, release, rollout, round_, bundle,
-    alert, drift, notify, operation, user, token, audit, doctor, demo_command(),
+    login, needs, device, group, dataset, model, mlflow, run, lineage, release, rollout, round_,
+    bundle, alert, drift, notify, operation, user, token, audit, doctor, demo_command(),
 ):  # fmt: skip
     cli.add_command(_command)
 for _verb in checkpoint.COMMANDS:

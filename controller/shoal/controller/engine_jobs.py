@@ -14,6 +14,9 @@ from shoal.controller.federated.planning import drift_trigger
 from shoal.controller.fleet import devices, duplicate_devices
 from shoal.controller.host.context import Context
 from shoal.controller.ingest import flooding
+from shoal.controller.mlflow.following import Follower
+from shoal.controller.mlflow.io.server import Server
+from shoal.controller.mlflow.mirror import Mirror
 from shoal.controller.monitoring import (
     apply_baseline_changes,
     drift_monitor,
@@ -33,6 +36,7 @@ from shoal.controller.rollouts import (
 )
 from shoal.controller.rollouts.io.delta_prefetch import DeltaPrefetcher
 from shoal.controller.store import telemetry_retention
+from shoal.controller.training.io import inspection
 from shoal.mqtt import Link
 
 
@@ -101,6 +105,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("notifications", 2.0, lambda: outbox.collect(ctx)),
         Periodic("deliveries", 2.0, sender.Sender(ctx).step, own_thread=True),
         *_heartbeat(ctx),
+        *_mlflow(ctx),
         Periodic("clocks", 86_400.0, lambda: clocks.look_again(ctx, drafts.draft)),
         Periodic("flood alerts", 60.0, lambda: flooding.close_alerts(ctx)),
         Periodic("duplicate devices", 60.0, lambda: duplicate_devices.close_alerts(ctx)),
@@ -112,6 +117,16 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("unused files", 5.0, lambda: unused_files.free(ctx)),
         Periodic("checkpoint retention", 3_600.0, lambda: retention.prune(ctx)),
     ]
+
+
+def _mlflow(ctx: Context) -> list[Periodic]:
+    settings = ctx.settings.mlflow
+    if not settings.url:
+        return []
+    follower = Follower(ctx, Server(settings, ctx.folder), inspection.read_facts)
+    mirror = Mirror(ctx, Server(settings, ctx.folder))
+    jobs = [Periodic("mlflow runs", 2.0, mirror.step, own_thread=True)] if settings.runs else []
+    return [*jobs, Periodic("mlflow aliases", 2.0, follower.step, own_thread=True)]
 
 
 def _heartbeat(ctx: Context) -> list[Periodic]:

@@ -95,7 +95,7 @@ def start(ctx: Context, *, actor: str, plan: RolloutPlan) -> Rollout:
     no device; ConflictError while another rollout of the model runs or if the release is not
     signed or is retired; AbsentError if there is no such release.
     """
-    _check(plan)
+    check_plan(plan)
     ident = f"r-{ctx.random.getrandbits(32):08x}"
     with ctx.store.read() as db:
         model = assignments.signed_release(db, plan.release).manifest.model
@@ -377,7 +377,8 @@ def _supersede_paused(
     return superseded
 
 
-def _check(plan: RolloutPlan) -> None:
+def check_plan(plan: RolloutPlan) -> None:
+    """InputError for a plan that no release could be rolled out by."""
     names = [stage.name for stage in plan.stages]
     if not names or len(set(names)) < len(names) or not all(names):
         raise InputError("a rollout needs stages, each with its own name")

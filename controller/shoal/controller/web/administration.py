@@ -4,6 +4,7 @@ from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
 from shoal.controller.fleet import join_tokens as tokens
+from shoal.controller.mlflow import follows
 from shoal.controller.operations import operations
 from shoal.controller.web.screen import (
     actor,
@@ -56,7 +57,10 @@ def operation_cancel(id: str) -> Response:  # noqa: A002
 def settings() -> str:
     """Settings of this controller, and valid join tokens."""
     ctx = context()
-    return show("settings.html", settings=ctx.settings, tokens=tokens.list_join_tokens(ctx))
+    return show(
+        "settings.html", settings=ctx.settings, tokens=tokens.list_join_tokens(ctx),
+        mlflow=follows.status(ctx),
+    )  # fmt: skip
 
 
 @blueprint.get("/enrol")

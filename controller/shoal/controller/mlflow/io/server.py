@@ -38,6 +38,10 @@ class Server:
     def url(self) -> str:
         return self._settings.url.rstrip("/")
 
+    def alias_version(self, reference: Reference) -> str:
+        """The version that an alias names, in one call."""
+        return str(self._find(reference)["version"])
+
     def version_of(self, reference: Reference) -> Version:
         """The version that a reference names, where its files are, and the run that logged it."""
         name = reference.name
