@@ -196,11 +196,22 @@ def engine(folder: Path) -> None:
 @_folder
 def operation(id_: str, folder: Path) -> None:
     """Run one operation that the engine has claimed."""
+    from shoal.controller.host.io import process_limits
+    from shoal.controller.host.io.lifetime import die_with_parent
     from shoal.controller.operations import operations
+    from shoal.controller.runs.records import IMPORT
     from shoal.controller.wiring import open_context, operation_kinds
 
     _start_child()
-    operations.run(open_context(folder), id_, operation_kinds())
+    ctx = open_context(folder)
+    if operations.get_operation(ctx, id_).kind == IMPORT and not process_limits.leave_network():
+        click.echo("the model runs with this machine's network: the system allows no namespace")
+    die_with_parent()  # again: a new namespace may have dropped it
+    allowed = ctx.settings.operations
+    memory_mb = process_limits.limit(
+        memory_mb=allowed.memory_mb, cpu_s=allowed.cpu_s, file_mb=allowed.file_mb
+    )
+    operations.run(ctx, id_, operation_kinds(), memory_mb)
 
 
 @main.command("mosquitto-config")

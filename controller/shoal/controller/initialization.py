@@ -130,6 +130,9 @@ device_kib_s = {wanted.ingest.device_kib_s}     # KiB a second
 
 [operations]
 limit_s = {wanted.operations.limit_s}      # seconds that an operation may run; 0 for no limit
+memory_mb = {wanted.operations.memory_mb}       # MB that it may take; 0: 3/4 of the machine's
+cpu_s = {wanted.operations.cpu_s}           # CPU seconds that it may take; 0 for no limit
+file_mb = {wanted.operations.file_mb}     # MB of a file that it writes
 # lowest role that may train with a script of its own, which can do all that the controller can:
 # "none" for nobody, "operator", "approver", "admin"; docs/training.md
 scripts = {_toml(wanted.operations.scripts)}

@@ -155,6 +155,9 @@ class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Long work: training and imports, one at a time.
 
     limit_s            seconds that one may run before it is ended; 0 for no limit
+    memory_mb          MB of memory that one may take; 0 for three quarters of the machine's
+    cpu_s              CPU seconds that one may take, all threads together; 0 for no limit
+    file_mb            MB that a file may have that one writes
     scripts            lowest role that may train with a script of its own, which can do what the
                        controller can: "none" for nobody, "operator", "approver" or "admin"
     script_cpu_s       CPU seconds that a script may take
@@ -163,6 +166,9 @@ class Operations(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     limit_s: float = 3_600.0
+    memory_mb: Annotated[int, msgspec.Meta(ge=0)] = 0
+    cpu_s: Annotated[int, msgspec.Meta(ge=0)] = 0
+    file_mb: Annotated[int, msgspec.Meta(ge=1)] = 65_536
     scripts: Literal["none", "operator", "approver", "admin"] = "none"
     script_cpu_s: Annotated[int, msgspec.Meta(ge=1)] = 3_600
     script_memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 4_096

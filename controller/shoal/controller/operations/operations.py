@@ -1,5 +1,7 @@
 """Operations: long work, requested through the API and run in a subprocess, one at a time."""
 
+import errno
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ class Operation(Record, frozen=True, kw_only=True):
     position: int = 0
 
 
+#: What libraries say when an allocation fails.
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "Unable to allocate", "realloc of size")
 #: Bytes of an operation's output that are shown, its end.
 LOG_BYTES = 65_536
 #: Order in which queued operations run.
@@ -96,20 +100,45 @@ def claim_next(ctx: Context) -> Operation | None:
     return get_operation(ctx, ident)
 
 
-def run(ctx: Context, ident: str, kinds: Mapping[str, Work]) -> Operation:
+def run(ctx: Context, ident: str, kinds: Mapping[str, Work], memory_mb: int = 0) -> Operation:
     """Run a claimed operation to its end; an error fails the operation and is stored in it.
 
-    kinds   operation kind -> its work
+    kinds      operation kind -> its work
+    memory_mb  that this process may take; 0 where it has no limit
     """
     one = get_operation(ctx, ident)
     try:
         result = kinds[one.kind](ctx, one, lambda share, step: progress(ctx, ident, share, step))
     except ShoalError as error:
-        return finish(ctx, ident, error=str(error))
+        return finish(ctx, ident, error=_limit_met(ctx, error, memory_mb) or str(error))
     except Exception as error:
+        if met := _limit_met(ctx, error, memory_mb):
+            return finish(ctx, ident, error=met)
         finish(ctx, ident, error=f"{type(error).__name__}: {error!s:.500}")
         raise  # a bug: its traceback belongs in the operation's log
     return finish(ctx, ident, result=result)
+
+
+def _limit_met(ctx: Context, error: Exception, memory_mb: int) -> str:
+    """Which limit of the process an error comes from, and its setting; "" for none."""
+    text = str(error)
+    if memory_mb and (isinstance(error, MemoryError) or any(word in text for word in _NO_MEMORY)):
+        return too_much_memory(memory_mb)
+    if os.strerror(errno.EFBIG) in text:
+        most = ctx.settings.operations.file_mb
+        return (
+            f"it wrote a file of more than {most} MB, the most that an operation may; raise "
+            "file_mb under [operations] in controller.toml if that is right"
+        )
+    return ""
+
+
+def too_much_memory(memory_mb: int) -> str:
+    """Error of an operation that met its limit of memory."""
+    return (
+        f"it needed more than {memory_mb} MB of memory, the most that an operation may take; use a "
+        "smaller model or dataset, or raise memory_mb under [operations] in controller.toml"
+    )
 
 
 def progress(ctx: Context, ident: str, fraction: float, step: str) -> None:

@@ -91,6 +91,8 @@ class OperationRunner:
             return
         why = f"ended with {code}" if code >= 0 else f"was killed by signal {-code}"
         error = f"the work {why}: {_tail(operations.log_path(self._ctx, self._ident))}".strip(": ")
+        if code == -signal.SIGXCPU:
+            error = _too_much_cpu(self._ctx.settings.operations.cpu_s)
         operations.finish(self._ctx, ident, error=_too_long(one.limit_s) if self._late else error)
 
     def _fail_orphans(self) -> None:
@@ -126,6 +128,13 @@ def _too_long(limit_s: float) -> str:
         f"it was ended after {limit_s:g} s, the most that it may take; a model with a loop that "
         "never ends can do nothing here, and for one that is just slow raise limit_s under "
         "[operations] in controller.toml"
+    )
+
+
+def _too_much_cpu(cpu_s: int) -> str:
+    return (
+        f"it took more than {cpu_s} s of CPU, the most that an operation may take; use a smaller "
+        "model or dataset, or raise cpu_s under [operations] in controller.toml"
     )
 
 

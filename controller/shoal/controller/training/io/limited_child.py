@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 
+from shoal.controller.host.io.process_limits import leave_network
 from shoal.profile import FURTHER
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -20,7 +21,8 @@ def environment() -> dict[str, str]:
 
 
 def limit(*, cpu_s: int, data_mb: int, file_bytes: int, parent: int) -> None:
-    """Limit this process, which ends with `parent`."""
+    """Limit this process, which ends with `parent`; it has no network where that is possible."""
+    leave_network()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     if os.getppid() != parent:
