@@ -21,6 +21,7 @@ from shoal.address import host_port
 from shoal.agent.feeds.io.runner import FeedPorts, Feeds
 from shoal.agent.host.io.config import Settings
 from shoal.agent.host.io.folder import CA, CERTIFICATE, JOURNAL, KEY, MODELS
+from shoal.agent.host.ports import RESERVE
 from shoal.agent.identity.io.renewal import DUE, SPREAD, life_s
 from shoal.agent.installed.io.journal import read_records
 from shoal.agent.installed.io.slots import DiskSlots
@@ -31,7 +32,7 @@ from shoal.connection_errors import explain, validity_fault
 from shoal.errors import SettingError, ShoalError
 from shoal.profile import profile
 
-_TIMEOUT_S, _RESERVE_MB, _BUILT = 5.0, 200, 1_750_000_000
+_TIMEOUT_S, _BUILT = 5.0, 1_750_000_000
 #: Seconds in which a server that refuses the certificate says so.
 _REFUSAL_S = 0.5
 
@@ -110,9 +111,10 @@ def _clock() -> Finding:
 
 def check_disk(folder: Path) -> Finding:
     """Free space of a folder's disk, and whether it takes writes."""
-    free = shutil.disk_usage(folder).free / 2**20
-    hint = "" if free > _RESERVE_MB else f"free {_RESERVE_MB} MB: updates are refused without"
-    detail = f"{free:.0f} MB free"
+    free, left = shutil.disk_usage(folder).free / 2**20, RESERVE / 2**20
+    hint = "" if free > left else f"make room: an update leaves {left:.0f} MB free beside its size"
+    room = f": room for a release of up to {free - left:.0f} MB" if free > left else ""
+    detail = f"{free:.0f} MB free{room}"
     if not os.access(folder, os.W_OK):
         detail += f"; {folder} cannot be written"
         hint = (

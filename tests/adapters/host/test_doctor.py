@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from real_agents import Enrolled, enrol
-from shoal.agent.doctor import Finding, examine
+from shoal.agent.doctor import Finding, check_disk, examine
 from shoal.agent.host.io.config import load
 from shoal.agent.identity.io.enrol import make_csr
 from shoal.controller.fleet.io.ca import Authority
@@ -85,3 +86,19 @@ def test_a_runtime_that_kills_its_process_is_named_and_the_doctor_lives(tmp_path
     assert not runtime["passed"]
     assert "SIGILL" in runtime["detail"]
     assert "another version" in runtime["hint"]
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "detail", "hint"),
+    [
+        (22, "22 MB free", "make room: an update leaves 32 MB free beside its size"),
+        (40, "40 MB free: room for a release of up to 8 MB", ""),
+    ],
+)
+def test_the_doctor_judges_a_disk_by_what_an_update_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mb: int, detail: str, hint: str
+) -> None:
+    whole = shutil.disk_usage(tmp_path)._replace(free=free_mb << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: whole)
+    found = check_disk(tmp_path)
+    assert (found.detail, found.hint, found.passed) == (detail, hint, not hint)
