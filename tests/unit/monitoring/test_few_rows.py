@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from tests.unit.monitoring.device_windows import Devices
+from tests.unit.monitoring.device_windows import Devices, training
 
 from shoal.controller.monitoring import channels
+from shoal.controller.monitoring.drift_state import Table
 from shoal.controller.monitoring.surprises import Rules
 
 Rows = npt.NDArray[Any]
@@ -73,6 +74,64 @@ def test_a_baseline_of_twelve_windows_finds_a_change_of_a_feature_that_all_rows_
         began = devices.see(change(next(windows))).began.any(1)
         found = np.where(began & (found == 99), i, found)
     assert np.median(found) <= most, what
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("learnt_from", [training(rows=4_000), np.append(training(), 1e20)])
+@pytest.mark.parametrize(
+    ("window", "cells", "value"),
+    [(0, 1, 1e30), (0, 3, 1e6), (2, 2, 1e18), (7, 1, 1e15), (3, 2, 2e3)],
+)
+def test_a_few_wild_cells_in_the_first_windows_do_not_blind_mean_and_spread_for_ever(
+    learnt_from: Rows, window: int, cells: int, value: float
+) -> None:
+    rng = np.random.default_rng(12)
+    devices = Devices(4, Rules(first=32, cycle=False), learnt_from=learnt_from)
+    for i in range(80):
+        rows = rng.normal(size=(60, devices.many, 1))
+        if i in (window, 20):  # and again while the unit is in doubt
+            rows[:cells, 0] = value
+        seen = devices.window(rows)
+        if i in (window, 20) and value > 1e18:  # as float32 moments of the sketch overflow
+            seen.m2[0] = seen.mean[0] = np.nan
+        assert not devices.take(seen).began.any(), i
+    table = Table(devices.states)
+    assert table.unit[:, 0] == pytest.approx(np.ones(4), abs=0.2)
+    for _ in range(5):
+        hit = devices.see(rng.normal(size=(60, devices.many, 1)) + 1).alarmed
+    assert hit[:, channels.MEAN].all()
+
+
+def test_scores_of_a_sure_model_keep_the_unit_that_their_unsure_rows_give() -> None:
+    rng = np.random.default_rng(13)
+
+    def scores(*shape: int) -> Rows:
+        sure = 1 - 1e-4 * rng.exponential(size=shape)
+        return np.where(rng.random(shape) < 0.01, rng.uniform(0.4, 0.9, shape), sure)
+
+    devices = Devices(40, Rules(first=32, cycle=False), learnt_from=scores(5_000))
+    for _ in range(120):
+        assert not devices.see(scores(95, 40, 1)).began.any()
+    assert (Table(devices.states).unit > 0.01).all()
+
+
+def test_a_feature_whose_values_come_late_raises_no_finding_by_coming() -> None:
+    rng = np.random.default_rng(14)
+    devices = Devices(40, Rules(first=32, cycle=False))
+    for i in range(100):
+        rows = rng.normal(size=(60, 40, 1)) if i >= 60 else np.zeros((60, 40, 1))
+        hit = devices.see(rows).alarmed
+        assert not hit[:, [channels.MEAN, channels.SPREAD]].any(), i
+
+
+def test_a_window_of_a_machine_that_was_busy_is_no_alarm_of_its_rows() -> None:
+    rng = np.random.default_rng(15)
+    busy, slow = Devices(20, SHORT), Devices(20, SHORT)
+    for i in range(40):
+        n = {30: 5, 31: 110}.get(i, 60)
+        assert not busy.see(rng.normal(size=(n, 20, 1))).began[:, -1].any(), i
+        fewer = slow.see(rng.normal(size=(24 if i >= 30 else 60, 20, 1))).alarmed[:, -1]
+    assert fewer.all(), "what lasts is found"
 
 
 def test_many_rows_where_few_were_are_found() -> None:

@@ -36,12 +36,15 @@ ROWS_PER_TOLERANCE = 4.0
 #: Least sd of a channel times the root of n: a fraction of what chance alone gives.
 FLOORS = np.array([0.1, 0.3, 0.1, 0.1, 0.1, 0.25, 0.25])
 ROWS_FLOOR = 0.05
-#: Sd of a channel times the root of n where rows are drawn at random; of the log of rows.
-CHANCE = np.array([1.0, 1.5, 1.0, 1.0, 1.0, 0.5, 0.5])
+#: Sd of a channel times the root of n where rows are drawn at random (of missing and rare ones, of
+#: which there are next to none, the least); of the log of rows.
+CHANCE = np.array([1.0, 1.5, 1.0, 1.0, 1.0, 0.25, 0.25])
 ROWS_CHANCE = 0.1
 #: Most that one window may say, as a normal score. Missing and rare rows were never seen before and
 #: come in clusters: one window alone is no alarm, three are.
 CAPS = np.array([np.inf] * 5 + [4.0, 4.0])
+#: And of rows: a machine that is busy for one window is no alarm, for two it is.
+ROWS_CAP = 5.5
 #: A value so many row sd away may not rule the moments alone, or among so small a share of rows:
 #: it is a rare row.
 FAR, FEW = 10.0, 0.002
@@ -136,7 +139,8 @@ def read(lens: Lens, windows: Windows, tolerance: float) -> Reading:
     np.clip(values, -FARTHEST, FARTHEST, out=values)
     root = np.sqrt(np.maximum(n, 1))[..., None]
     off, here = _off_commonest(lens, windows.counts, n)
-    cap = np.minimum(CAPS, np.sqrt(2 * np.maximum(here, off * n))[..., None])
+    cap = np.tile(CAPS, (b, f, 1))
+    cap[..., :MISSING] = np.sqrt(2 * np.maximum(here, off * n))[..., None]
     chance = np.tile(CHANCE, (b, f, 1))
     chance[..., SPREAD] = np.maximum(CHANCE[SPREAD], np.sqrt(1 / np.maximum(off, 0.01)))
     whole = rows.max(-1) if f else np.zeros(b)
@@ -146,7 +150,7 @@ def read(lens: Lens, windows: Windows, tolerance: float) -> Reading:
         _with_rows(FLOORS / root, ROWS_FLOOR),
         _with_rows(chance / root, ROWS_CHANCE),
         tolerances(f, tolerance),
-        _with_rows(cap, np.inf),
+        _with_rows(cap, ROWS_CAP),
     )
 
 

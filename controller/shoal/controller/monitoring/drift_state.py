@@ -156,8 +156,9 @@ def empty(layout: Layout, position: float = 0.0) -> State:
 def _shapes(layout: Layout) -> Mapping[str, tuple[int, ...]]:
     """Arrays of a state.
 
-    own, counted   rows of the first windows in the bins, later their shares; values among them
-    rare_up_to     share up to which a bin is rare
+    own, counted   rows of the first windows in the bins, later their shares; values among them,
+                   later whether the unit is in doubt: see first_windows
+    rare_up_to     share up to which a bin is rare; in the first windows: see first_windows
     gram           information about the daily cycle; first_day: day on which an hour was first seen
     busy           squared surprise at each half hour: of earlier days, and of today
     today          local day of the newest window

@@ -43,7 +43,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shoal.controller.monitoring import bets, channels, surprises
+from shoal.controller.monitoring import bets, channels, first_windows, surprises
 from shoal.controller.monitoring.channels import Lens, Reading, Windows
 from shoal.controller.monitoring.drift_state import POSITION, SEEN, Layout, State, Table
 from shoal.controller.monitoring.surprises import Outcome, Rules, Times, channel_of
@@ -121,8 +121,8 @@ def observe(
     table = Table(states)
     new = table.clock[:, SEEN] < rules.lens
     if new.any():
-        _first_windows(table, windows, training, rules, np.flatnonzero(new))
-    _unit_of_new_features(table, windows, ~new)
+        first_windows.add(table, windows, training, rules.lens, np.flatnonzero(new))
+    first_windows.mend_units(table, windows, ~new)
     lens = Lens(training, table["own"], table["rare_up_to"], table.centre_of_rows, table.unit)
     reading = channels.read(lens, windows, rules.tolerance)
     times = Times(windows.at, windows.local, windows.window_s)
@@ -179,51 +179,3 @@ def severity(outcome: Outcome) -> F64:
     """(B, S): how far a series moved, 1 is severe; 0 where it is not known."""
     change = np.abs(outcome.change) / SEVERE[channel_of(outcome.change.shape[1])]
     return np.where(np.isfinite(change), change, 0)
-
-
-# --- the first windows --------------------------------------------------------------------------
-
-
-def _first_windows(
-    table: Table, windows: Windows, training: F64, rules: Rules, new: npt.NDArray
-) -> None:
-    """Add the windows of subjects `new` to what tells how others are read; close it when enough."""
-    one = windows.take(new)
-    beyond = np.where(training > 0, 0, one.counts)
-    strange = beyond.sum(-1)
-    few = (strange > 0) & (strange <= np.maximum(channels.FEW * one.n, 1))  # no usual rows
-    known = np.isfinite(one.mean) & np.isfinite(one.m2) & (one.n > 0) & ~few
-    n, mean = np.where(known, one.n, 0), np.where(known, one.mean, 0)
-    old, centre, m2 = table["counted"][new], table.centre_of_rows[new], table.unit[new]
-    centre, m2 = np.nan_to_num(centre), np.nan_to_num(m2)
-    total = old + n
-    share = n / np.maximum(total, 1)
-    off = mean - centre
-    centre = centre + off * share
-    m2 = m2 + np.where(known, one.m2, 0) + off * off * old * share
-    table["counted"][new] = total
-    table["own"][new] += one.counts - np.where(few[..., None], beyond, 0)
-    last = table.clock[new, SEEN] + 1 >= rules.lens
-    sd = np.sqrt(m2 / np.maximum(total - 1, 1))
-    unit = np.where(_varies(sd, centre), sd, np.nan)
-    table.centre_of_rows[new] = np.where(total > 0, centre, np.nan)
-    table.unit[new] = np.where(total > 0, np.where(last[:, None], unit, m2), np.nan)
-    done = new[last]
-    own = channels.shares(table["own"][done])
-    table["own"][done] = own
-    table["rare_up_to"][done] = channels.rare_up_to(training, own)
-
-
-def _unit_of_new_features(table: Table, windows: Windows, which: npt.NDArray) -> None:
-    """A feature that did not vary in the first windows, or had no value, takes centre and unit from
-    the first one in which it does: until then ranks, missing and rare rows tell of it."""
-    late = which[:, None] & np.isnan(table.unit) & np.isfinite(windows.m2) & (windows.n > 1)
-    if late.any():
-        sd = np.sqrt(windows.m2 / np.maximum(windows.n - 1, 1))
-        late &= _varies(sd, windows.mean)
-        table.unit[late], table.centre_of_rows[late] = sd[late], windows.mean[late]
-
-
-def _varies(sd: F64, centre: F64) -> BOOL:
-    """Whether an sd is more than what float32 cannot tell from none."""
-    return np.asarray(sd > np.maximum(1e-6 * np.abs(centre), 1e-30))

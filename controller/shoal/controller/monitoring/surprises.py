@@ -30,7 +30,7 @@ SET_BACK = 32
 #: 0 and of variance 1 where nothing changes.
 SITE_PRIOR = 96
 #: Windows that the spread of rows drawn at random counts for, until fewer is believed.
-TRUSTED = 32
+TRUSTED = 12
 #: Largest ratio of a residual's variance to that of its forecast's error.
 MOST_PERSISTENT = 1e4
 
@@ -85,7 +85,8 @@ class Outcome(NamedTuple):
     began      (B, G): a feature that begins to alarm
     change     (B, S): how far the series moved from its forecast by the clock, in its channel's
                unit; NaN where it is not known. expected (B, S): that forecast, in the same unit
-    surprise   (B, S): z, 0 where nothing is known; tau (B, S): the tolerance in the same unit
+    surprise   (B, S): z as it was bet on, 0 where nothing is known; tau (B, S): the tolerance in
+               the same unit
     ready      (B,): enough windows were seen; half_ready: half of that, a site may count it
     covered    (B,): this hour was seen on an earlier day
     """
@@ -153,6 +154,8 @@ def step(
     known = np.isfinite(reading.values) & judged[:, None]
     fresh = np.isnan(table["centre"]) & known
     table["centre"] = np.where(fresh, reading.values, table["centre"])
+    drawn = np.where(fresh, np.square(reading.chance), 0)  # of a feature that comes late, too
+    table["second"], table["total"] = (np.maximum(table[n], drawn) for n in ("second", "total"))
 
     made = _forecast(table, times, reading, rules, windows)
     residual = np.where(known, reading.values - table["centre"] - made.cycle, 0)
@@ -160,9 +163,10 @@ def step(
     usual, covered = _by_the_clock(table, times.local, rules, channel)
     scale = made.sd * made.width * usual / np.sqrt(_share(table, reading))
     z = np.clip(error / scale, -1e4, 1e4)
-    tau = np.minimum(reading.tolerance / scale, 1e4)
+    doubted = scale * _doubt(made.sd, reading, windows)
+    said_z, tau = np.clip(error / doubted, -1e4, 1e4), np.minimum(reading.tolerance / doubted, 1e4)
     freedom = bets.degrees_of_freedom(table, excess[channel], windows)
-    sides = [bets.normal_score(side * z - tau, freedom) for side in (1, -1)]
+    sides = [bets.normal_score(side * said_z - tau, freedom) for side in (1, -1)]
     scores = np.minimum(np.stack(sides, axis=-1), reading.cap[..., None])
     unseen = ~covered[:, None] & _CYCLIC[channel] & ~_beyond(table, reading)
     scores = np.where(unseen[..., None], np.minimum(scores, 0), scores)
@@ -190,7 +194,7 @@ def step(
     return Outcome(
         log_e, said.threshold, said.hit, said.alarmed, groups(said.hit) & ~groups(before),
         np.where(known, recent, np.nan), made.cycle + table["centre"],
-        np.clip(z, -reading.cap, reading.cap),
+        np.clip(said_z, -reading.cap, reading.cap),
         np.broadcast_to(tau, z.shape), ready, 2 * seen > rules.first, covered,
     )  # fmt: skip
 
@@ -208,7 +212,7 @@ def _forecast(
     g = season.regressors(times.local, rules.rest_days, rules.cycle)
     gain = np.linalg.solve(table["gram"].astype(np.float64), g[..., None])[..., 0]
     leverage = np.maximum((g * gain).sum(-1), 0)[:, None]
-    usual = _usual_variance(table["second"], reading, windows)
+    usual = np.maximum(table["second"], np.square(reading.floor))
     slopes = learning.slopes(table["har"], table["har_y"], 10 * usual)
     last = np.where(np.isfinite(table.clock[:, AT]), table.clock[:, AT], times.at - times.window_s)
     late = (times.at <= last)[:, None]
@@ -231,12 +235,15 @@ def _forecast(
     )
 
 
-def _usual_variance(measured: Array, reading: Reading, windows: Array) -> Array:
-    """(B, S): of the error. A few windows may be alike by chance, or because their rows are taken
-    in turn: what rows drawn at random would give counts for TRUSTED windows, where it is more."""
-    drawn = np.square(reading.chance)
-    shrunk = (TRUSTED * drawn + windows * measured) / (TRUSTED + windows)
-    return np.maximum(np.maximum(measured, shrunk), np.square(reading.floor))
+def _doubt(sd: Array, reading: Reading, windows: Array) -> Array:
+    """(B, S), 1 or more: by how much a surprise is divided before it is bet on.
+
+    A few windows may be alike by chance, or because their rows are taken in turn: the sd of rows
+    drawn at random counts for TRUSTED windows, where it is more. What is learnt of surprises is
+    of undivided ones, whose law does not change as the doubt fades.
+    """
+    drawn = np.square(reading.chance / np.maximum(sd, 1e-30))
+    return np.asarray(np.sqrt(np.maximum((TRUSTED * drawn + windows) / (TRUSTED + windows), 1)))
 
 
 def _share(table: Table, reading: Reading) -> Array:
