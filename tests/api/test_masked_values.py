@@ -13,12 +13,16 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import insert
 
-from api.controller_app import ORIGIN, ControllerApp
+from api.controller_app import ORIGIN, ControllerApp, is_problem
 from controllers import run
 from shoal.controller import backup
 from shoal.controller.api import registry
+from shoal.controller.data import datasets
+from shoal.controller.deletion import unused_files
 from shoal.controller.operations import operations
+from shoal.controller.store.tables import device
 
 N = 300
 POLICY = """
@@ -212,7 +216,7 @@ def test_the_console_shows_what_was_masked_and_takes_a_policy(lived: Lived) -> N
     assert "keyed hash, key &#39;default&#39;" in page
     assert "dates moved by up to 180 days" in page
     controller = lived.controller
-    content = pd.DataFrame(patients()).to_csv(index=False).encode()
+    content = pd.DataFrame(patients())[100:].to_csv(index=False).encode()
     form = {
         "name": "console", "label": "sick", "drop": "email,town,born,ward", "mask": POLICY,
         "file": (io.BytesIO(content), "patients.csv"),
@@ -224,3 +228,90 @@ def test_the_console_shows_what_was_masked_and_takes_a_policy(lived: Lived) -> N
     assert {one["name"]: one["rule"] for one in found["columns"]} == {
         "name": "drop", "email": "hash", "town": "generalise", "born": "shift", "income": "bucket",
     }  # fmt: skip
+
+
+def forget(lived: Lived, role: str = "approver", **body: str) -> Any:
+    body = {"column": "email", "value": f"{TEXTS[1]}.7@example.org"} | body
+    name = body.pop("name", "patients")
+    return lived.controller.post(f"/api/v1/datasets/{name}/forget", role, json=body)
+
+
+def test_what_a_subject_is_forgotten_by_is_checked(lived: Lived) -> None:
+    assert is_problem(forget(lived, "operator"), 403)
+    assert "income" in forget(lived, column="income", value="1000").json["detail"]
+    assert "stores no column" in forget(lived, column="name", value="x").json["detail"]
+    nobody = forget(lived, value=f"{TEXTS[1]}.7000@example.org")
+    assert is_problem(nobody, 404)
+    assert TEXTS[1] not in nobody.get_data(as_text=True)
+    key = lived.controller.ctx.folder / "keys" / "masking" / "default.key"
+    kept = key.read_bytes()
+    key.write_bytes(b"x" * 32)
+    gone = forget(lived)
+    key.write_bytes(kept)
+    assert is_problem(gone, 409)
+    assert "is not the one" in gone.json["detail"]
+
+
+def test_a_forgotten_subject_is_in_no_version_and_what_it_trained_is_named(lived: Lived) -> None:
+    controller, ctx = lived.controller, lived.controller.ctx
+    row = {
+        "name": "bed-1", "state": "enrolled", "labels": {}, "variants": {}, "facts": {},
+        "releases": {"risk": "risk@1"},
+    }  # fmt: skip
+    with ctx.store.write() as db:
+        db.execute(insert(device), [row])
+    before = datasets.get_dataset(ctx, "patients@1")
+    table = pq.read_table(ctx.blobs.path(before.sha256))
+    hashed = table.column("email")[14].as_py()
+    content = pd.DataFrame(patients()).to_csv(index=False).encode()
+    form = {
+        "name": "twin", "label": "sick", "drop": "email,town,born,ward", "mask_as": "patients@1",
+        "file": (io.BytesIO(content), "patients.csv"),
+    }  # fmt: skip
+    assert controller.post("/api/v1/datasets", "operator", data=form).status_code == 201
+    found = forget(lived).json
+    assert found["derived"] == ["twin@1"], "it is stored in the same file"
+    assert forget(lived, name="twin").json["made"] == "twin@2"
+    assert (found["rows"], found["made"], found["erased"]) == (
+        {"patients@1": 2}, "patients@2", ["patients@1"],
+    )  # fmt: skip
+    assert (found["releases"], found["devices"]) == (["risk@1"], ["bed-1"])
+    assert len(found["runs"]) == 1
+    after = datasets.get_dataset(ctx, "patients")
+    assert (after.rows, after.masking, after.parents) == (N - 2, before.masking, ["patients@1"])
+    assert hashed not in pq.read_table(ctx.blobs.path(after.sha256)).column("email").to_pylist()
+    body = {"dataset": "patients@1", "estimator": "logistic"}
+    refused = controller.post("/api/v1/models/risk/train", "operator", json=body)
+    assert is_problem(refused, 409)
+    assert "patients@1 were erased" in refused.json["detail"]
+    controller.clock.now += 3_600
+    while unused_files.free(ctx):
+        pass
+    assert not ctx.blobs.exists(before.sha256)
+    assert holding(files_of(ctx.folder), [hashed.encode()]) == []
+    assert holding(files_of(ctx.folder), needles()) == []
+    assert is_problem(forget(lived), 404)
+    entry = controller.get("/api/v1/audit?verb=dataset.forget&subject=patients").json["items"][0]
+    assert (entry["subject"], entry["detail"]["column"]) == ("patients", "email")
+    page = controller.client.get("/datasets/patients@1", base_url=ORIGIN)
+    assert page.status_code == 200
+    assert "were erased" in page.get_data(as_text=True)
+    shown = controller.client.get("/datasets/console/forget", base_url=ORIGIN)
+    assert "email" in shown.get_data(as_text=True)
+
+
+def test_a_subject_is_forgotten_in_the_console(lived: Lived) -> None:
+    controller = lived.controller
+    content = pd.DataFrame(patients()).to_csv(index=False).encode()
+    form = {
+        "name": "wards", "label": "sick", "drop": "name,email,town,born,ward", "no_mask": "true",
+        "file": (io.BytesIO(content), "patients.csv"),
+    }  # fmt: skip
+    assert controller.post("/api/v1/datasets", "operator", data=form).status_code == 201
+    headers, body = {"Sec-Fetch-Site": "same-origin"}, {"column": "town", "value": TEXTS[2]}
+    path = "/datasets/wards/forget"
+    page = controller.client.post(path, data=body, base_url=ORIGIN, headers=headers)
+    assert page.status_code == 200
+    assert "wards@2" in page.get_data(as_text=True)
+    assert TEXTS[2] not in page.get_data(as_text=True)
+    assert datasets.get_dataset(controller.ctx, "wards@2").rows == N - 4

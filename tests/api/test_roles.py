@@ -66,6 +66,7 @@ LEAST = {
     "GET /api/v1/datasets": "viewer",
     "POST /api/v1/datasets": "operator",
     "GET /api/v1/datasets/{ref}": "viewer",
+    "POST /api/v1/datasets/{name}/forget": "approver",
     "GET /api/v1/models": "viewer",
     "GET /api/v1/models/{model}": "viewer",
     "GET /api/v1/estimators": "viewer",

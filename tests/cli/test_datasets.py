@@ -113,3 +113,8 @@ def test_a_table_is_masked_by_a_file_and_its_policy_is_printed(shoal: Cli, tmp_p
     assert (bare["version"], bare["masking"]) == (2, None)
     refused = shoal("dataset", "policy", "visits")
     assert "visits@2 was not masked" in refused.stderr
+    forget = ("dataset", "forget", "visits", "--column", "patient", "--value", "P3", "--yes")
+    gone = shoal(*forget)
+    assert "1 of visits@2, 1 of visits@1; these versions are erased" in gone.stdout, gone.output
+    assert "without them: visits@3" in gone.stdout
+    assert "P3" not in gone.stdout

@@ -1,5 +1,6 @@
 """`shoal dataset`: tables, images, audio and tensors, versioned by content."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from shoal.cli.api import at
 from shoal.cli.command import CommandGroup, Session
 from shoal.cli.deletion import deletion_of
 from shoal.cli.folder_tar import FolderTar
-from shoal.cli.options import listed
+from shoal.cli.options import confirm, listed, yes_option
 from shoal.cli.render import Columns, JsonObject, card, instant, plain, size, table
 from shoal.errors import SettingError
 
@@ -264,6 +265,40 @@ def diff(session: Session, before: str, after: str) -> None:
     """
     found = session.api.get(at("datasets", after, "diff"), before=before)
     session.show(found, lambda: Group(*dataset_contents.diff(found)))
+
+
+@dataset.command("forget")
+@click.argument("name")
+@click.option("--column", required=True, help="Column that says whom a row is about.")
+@click.option(
+    "--value",
+    default="",
+    help="The subject's value there, or its hash; - or without it: asked for, or read from stdin.",
+)
+@yes_option
+@click.pass_obj
+def forget(session: Session, name: str, column: str, value: str, yes: bool) -> None:
+    """Erase a subject's rows from every version of a table, and name what was trained on them.
+
+    A version without the rows is added; the files of those that have them are deleted, as soon as
+    no operation runs, and nothing can be trained on them any more. A column that is hashed is
+    searched for the hash of the value. Runs, releases, devices, tasks and policies that the rows
+    went into are named: retrain and roll out. The value is in no record and no log; say it on
+    stdin where your shell keeps a history.
+
+    \b
+    Examples:
+      shoal dataset forget visits --column patient --value P0017 --yes
+      shoal dataset forget visits --column patient --yes < value.txt
+    """
+    if value in ("", "-"):
+        asked = session.err.is_terminal and sys.stdin.isatty()
+        value = click.prompt("value", hide_input=True, err=True) if asked else sys.stdin.readline()
+    if not yes:
+        confirm(f"Erase the rows of this subject from {name}? They cannot be brought back.")
+    body = {"column": column, "value": value.strip()}
+    found = session.api.post(at("datasets", name, "forget"), body)
+    session.show(found, lambda: "\n".join(dataset_contents.forgotten(found)))
 
 
 dataset.add_command(

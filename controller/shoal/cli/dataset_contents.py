@@ -210,3 +210,27 @@ def left_out(found: list[JsonObject], what: str) -> Any:
         "such as": lambda one: plain(", ".join(one["names"])),
     }
     return table(found, columns, empty="nothing was left out")
+
+
+def forgotten(found: JsonObject) -> Iterator[str]:
+    """What was done about a subject's rows, and what they went into."""
+    rows = ", ".join(f"{count} of {ref}" for ref, count in found["rows"].items())
+    yield plain(f"rows of the subject: {rows}; these versions are erased")
+    if found["made"]:
+        yield plain(f"without them: {found['made']}")
+    elif found["why"]:
+        yield plain(f"no version without them was made: {found['why']}")
+    names = {
+        "runs": "runs trained on them", "releases": "releases trained on them",
+        "devices": "devices that serve these releases", "tasks": "federated tasks",
+        "policies": "models that retrain from an erased version",
+        "derived": "datasets made from them, to be searched too", "unknown": "not searched",
+    }  # fmt: skip
+    for field, what in names.items():
+        if some := found[field]:
+            more = f" and {len(some) - _SHOWN} more: --json lists all" if some[_SHOWN:] else ""
+            yield plain(f"{what} ({len(some)}): {', '.join(some[:_SHOWN])}{more}")
+    if found["releases"]:
+        models = dict.fromkeys(ref.partition("@")[0] for ref in found["releases"])
+        for model in [*models][:_SHOWN] if found["made"] else []:
+            yield plain(f"next: shoal model train {model} --dataset {found['made']}")

@@ -1,9 +1,9 @@
 """Routes that delete releases, models and dataset versions, and say what depends on them."""
 
 from shoal.controller.api.routing import Call, Listing, RequestModel, all_of, route
-from shoal.controller.deletion import deletion
+from shoal.controller.deletion import deletion, forgetting
 from shoal.controller.deletion.dependents import DATASET, MODEL, RELEASE, Item
-from shoal.controller.deletion.records import Deleted, Dependent
+from shoal.controller.deletion.records import Deleted, Dependent, Forgotten
 
 TAG = "models"
 
@@ -52,3 +52,19 @@ def delete_dataset(call: Call, ref: str, query: Deletion) -> Deleted:
     return deletion.delete_dataset(
         call.ctx, actor=call.by, ref=ref, with_dependents=query.with_dependents
     )
+
+
+class Erasure(RequestModel, frozen=True, kw_only=True):
+    """Whose rows are erased: those with `value` in `column`. It is never logged."""
+
+    column: str
+    value: str
+
+
+@route("POST", "/api/v1/datasets/<name>/forget", role="approver", tag=TAG)
+def forget_subject(call: Call, name: str, body: Erasure) -> Forgotten:
+    """Erase a subject's rows from all versions of a table; what was trained on them is named."""
+    return forgetting.forget(
+        call.ctx, call.services.masking_keys, actor=call.by, name=name, column=body.column,
+        value=body.value,
+    )  # fmt: skip

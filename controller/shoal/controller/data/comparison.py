@@ -1,15 +1,8 @@
 """Compare two versions of tables."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-from msgspec.structs import replace
-
-from shoal.controller.data import csv_detection, datasets, table_files
+from shoal.controller.data import datasets
 from shoal.controller.data.records import TABLE, DatasetDiff, DatasetVersion
-from shoal.controller.data.stored_tables import StoredTable
+from shoal.controller.data.subjects import open_table
 from shoal.controller.data.table_diff import diff_tables
 from shoal.controller.host.context import Context
 from shoal.errors import AbsentError, DatasetError
@@ -30,7 +23,7 @@ def compare(ctx: Context, ref: str, before: str = "") -> DatasetDiff:
                 f"{one.ref} is a dataset of {one.kind}: only tables are compared",
                 f"see what it holds: shoal dataset show {one.ref}",
             )
-    with _opened(ctx, first) as old, _opened(ctx, after) as new:
+    with open_table(ctx, first) as old, open_table(ctx, after) as new:
         found = diff_tables(old, new, first.columns, after.columns)
     return DatasetDiff(before=first.ref, after=after.ref, table=found)
 
@@ -43,19 +36,3 @@ def _one_before(ctx: Context, version: DatasetVersion) -> DatasetVersion:
         "dataset", f"before {version.ref}",
         f"name what to compare with: shoal dataset diff NAME@N {version.ref}",
     )  # fmt: skip
-
-
-@contextmanager
-def _opened(ctx: Context, version: DatasetVersion) -> Iterator[StoredTable]:
-    """The table of a version; one that is stored as it was uploaded is read first."""
-    path = ctx.blobs.path(version.sha256)
-    if version.content_sha256:
-        with StoredTable(path) as table:
-            yield table
-        return
-    how = replace(version.csv or csv_detection.wanted(), thousands="", uneven=0)
-    with tempfile.NamedTemporaryFile(dir=datasets.uploads(ctx), suffix=".parquet") as file:
-        target = Path(file.name)
-        table_files.store_table(path, version.ref, how, target)
-        with StoredTable(target) as table:
-            yield table

@@ -29,7 +29,7 @@ from shoal.controller.store import changes, used_versions
 from shoal.controller.store.paging import Orders, has_text, page_of
 from shoal.controller.store.records import Page
 from shoal.controller.store.tables import dataset
-from shoal.errors import AbsentError, DatasetError, SettingError
+from shoal.errors import AbsentError, ConflictError, DatasetError, SettingError
 
 _ORDERS: Orders = {
     "created": (dataset.c.created_at, dataset.c.name, dataset.c.version),
@@ -58,6 +58,7 @@ def add_dataset(
     unlabelled: bool = False,
     csv: CsvFormat | None = None,
     masker: Masker | None = None,
+    masking: Masking | None = None,
 ) -> DatasetVersion:
     """Register the table at `path` as the next version of `name`.
 
@@ -67,6 +68,7 @@ def add_dataset(
     unlabelled   it has no label, and `label` is ""
     csv        as of `csv_detection.wanted`; what is "" in it, or None, is detected
     masker     masks the table before anything of it is stored, or said
+    masking    how it was masked already, as the version that it was made from
 
     It is stored as typed Parquet. The same rows with the same roles are the existing version, not
     a new one; `same_as` of the answer says so, and names another version that has the same rows.
@@ -78,7 +80,7 @@ def add_dataset(
         target = Path(file.name)
         asked = csv or csv_detection.wanted()
         reading = table_files.store_table(path, filename, asked, target, masker)
-        masking = masker.outcome() if masker else None
+        masking = masker.outcome() if masker else masking
         drop = _still_there(masking, drop, label=label, site=site, split=split)
         with StoredTable(target) as table:
             columns = frames.describe(
@@ -182,9 +184,29 @@ def page(
     return [_record(row) for row in rows], made
 
 
+def versions_of(ctx: Context, name: str) -> list[DatasetVersion]:
+    """All versions of a dataset, newest first; AbsentError for none."""
+    query = select(*_FIELDS).where(dataset.c.name == name).order_by(dataset.c.version.desc())
+    with ctx.store.read() as db:
+        found = [_record(row) for row in db.execute(query)]
+    if not found:
+        raise AbsentError("dataset", name, "list them: shoal dataset list")
+    return found
+
+
+def check_kept(version: DatasetVersion) -> None:
+    """ConflictError where a version's rows were erased."""
+    if version.erased_at:
+        raise ConflictError(
+            f"the rows of {version.ref} were erased: a subject's were among them",
+            f"take a later version: shoal dataset versions {version.name}",
+        )
+
+
 def list_labelled_tables(ctx: Context) -> list[DatasetVersion]:
     """The versions that `get_labelled_table` finds, newest first."""
-    return [one for one in list_datasets(ctx) if one.kind == TABLE and one.label]
+    tables = [one for one in list_datasets(ctx) if one.kind == TABLE and one.label]
+    return [one for one in tables if not one.erased_at]
 
 
 def get_dataset(ctx: Context, ref: str) -> DatasetVersion:
@@ -227,6 +249,7 @@ def get_report(ctx: Context, ref: str) -> CleaningReport:
 
 
 def _examine_again(ctx: Context, version: DatasetVersion) -> CleaningReport:
+    check_kept(version)
     how = version.csv or csv_detection.wanted()
     with tempfile.NamedTemporaryFile(dir=uploads(ctx), suffix=".parquet") as file:
         target, path = Path(file.name), ctx.blobs.path(version.sha256)
@@ -258,6 +281,7 @@ def get_labelled_table(ctx: Context, ref: str) -> DatasetVersion:
             f"{found.ref} has no label",
             f"add it with one: shoal dataset add FILE --name {found.name} --label COLUMN",
         )
+    check_kept(found)
     return found
 
 
@@ -289,7 +313,8 @@ def _latest(db: Connection, name: str) -> int:
 def _same(
     db: Connection, name: str, content: str, alike: Mapping[str, Any]
 ) -> DatasetVersion | None:
-    query = select(*_FIELDS).where(dataset.c.name == name, _holds(content))
+    kept = dataset.c.erased_at == 0
+    query = select(*_FIELDS).where(dataset.c.name == name, kept, _holds(content))
     for row in db.execute(query):
         found = row._mapping
         # Nothing is kept of how the oldest versions were read.
@@ -308,7 +333,8 @@ def _holds(content: str) -> ColumnElement[bool]:
 
 def _holding(db: Connection, content: str) -> str:
     """The first version that holds the same, with other roles or another name; "" for none."""
-    query = select(dataset.c.name, dataset.c.version).where(_holds(content))
+    kept = dataset.c.erased_at == 0
+    query = select(dataset.c.name, dataset.c.version).where(_holds(content), kept)
     row = db.execute(query.order_by(dataset.c.created_at).limit(1)).first()
     return "" if row is None else f"{row.name}@{row.version}"
 

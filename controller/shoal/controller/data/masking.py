@@ -146,7 +146,7 @@ class Masker:
         columns = [
             MaskedColumn(
                 name=name, rule=masking_policy.kind_of(rule), how=masking_policy.described(rule),
-                missing=self._missing[name], key=self._key_id(rule),
+                missing=self._missing[name], key=self.key_id(rule),
             )
             for name, rule in self._rules.items()
             if not (isinstance(rule, Keep) and name not in self.policy.columns)
@@ -158,6 +158,12 @@ class Masker:
         rule = self.policy.columns[name]
         assert isinstance(rule, Hash)
         return _digest(self._keys[rule.key], canonical(value))
+
+    def key_id(self, rule: AnyRule) -> str:
+        """The first digits of what its key is known by; "" for a rule without one."""
+        if not isinstance(rule, Hash | Shift):
+            return ""
+        return hmac.digest(self._keys[rule.key], b"id", "sha256").hex()[:8]
 
     def _rule(self, name: str) -> AnyRule:
         default: AnyRule = Drop() if self.policy.others == "drop" else Keep()
@@ -224,11 +230,6 @@ class Masker:
             for when, offset, text in zip(parsed, offsets, texts, strict=True)
         ]
         return pd.Series(moved, index=texts.index, dtype=object)
-
-    def _key_id(self, rule: AnyRule) -> str:
-        if not isinstance(rule, Hash | Shift):
-            return ""
-        return hmac.digest(self._keys[rule.key], b"id", "sha256").hex()[:8]
 
 
 def as_texts(values: "pd.Series") -> "pd.Series":

@@ -223,6 +223,7 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
                values are not among `rows`, the others are
     duplicates   rows of a table that are the same as one before them; they are used
     masking    what was done to columns of a table before it was stored; null for nothing
+    erased_at  when its rows were erased because a subject's were among them; 0 for never
     """
 
     name: str
@@ -246,6 +247,7 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     duplicates: int = 0
     content_sha256: str = ""
     masking: Masking | None = None
+    erased_at: float = 0.0
     same_as: str = ""
 
     @property

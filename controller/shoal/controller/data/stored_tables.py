@@ -123,6 +123,16 @@ class StoredTable:
         for batch in self._file.iter_batches(_PART, columns=[name], use_threads=False):
             yield batch.column(0)
 
+    def parts_without(self, rows: npt.NDArray[np.bool_]) -> Iterator["pa.Table"]:
+        """The table in parts of at most 65 536 rows, without those of a mask (n,)."""
+        import pyarrow as pa
+
+        start = 0
+        for batch in self._file.iter_batches(_PART, use_threads=False):
+            kept = pa.array(~rows[start : start + batch.num_rows])
+            start += batch.num_rows
+            yield pa.Table.from_batches([batch.filter(kept)]).replace_schema_metadata(None)
+
     def missing(self, name: str) -> int:
         """Null values of a column."""
         return sum(part.null_count for part in self.parts(name))

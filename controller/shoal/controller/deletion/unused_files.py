@@ -94,7 +94,9 @@ def _stamp(db: Connection) -> tuple[Any, ...]:
 
 
 def _referenced(db: Connection) -> set[str]:
-    found = set(db.scalars(select(dataset.c.sha256)))
+    tables = set(db.scalars(select(dataset.c.sha256).where(dataset.c.erased_at == 0)))
+    erased = set(db.scalars(select(dataset.c.sha256).where(dataset.c.erased_at > 0))) - tables
+    found = {*tables}
     for data in db.scalars(select(release.c.manifest)):
         found |= _named(bytes(data)) | {hashlib.sha256(data).hexdigest()}
     script = operation.c.params["script"].as_string()  # retraining runs it again
@@ -106,7 +108,7 @@ def _referenced(db: Connection) -> set[str]:
         found |= {row.checkpoint, row.memory} | _named(msgspec.json.encode(row.prepared))
     for files in db.execute(select(*_OF_ROUNDS)).all():
         found |= {*files}
-    return found
+    return found - erased  # which manifests of releases still name
 
 
 def _named(data: bytes) -> set[str]:

@@ -183,6 +183,7 @@ dataset = Table(
     text("content_sha256"),
     Column("report", JSON(none_as_null=True), nullable=True),
     Column("masking", JSON(none_as_null=True), nullable=True),
+    number("erased_at"),
 )
 operation = Table(
     "operation",

@@ -3,9 +3,10 @@
 from flask import redirect, request, url_for
 from werkzeug.wrappers import Response
 
-from shoal.controller.deletion import deletion
+from shoal.controller.data import datasets
+from shoal.controller.deletion import deletion, forgetting
 from shoal.controller.deletion.dependents import DATASET, MODEL, RELEASE, Item
-from shoal.controller.web.screen import actor, blueprint, context, show
+from shoal.controller.web.screen import actor, blueprint, context, masking_keys, show
 from shoal.errors import AbsentError
 
 _KINDS = {"releases": RELEASE, "models": MODEL, "datasets": DATASET}
@@ -40,6 +41,24 @@ def delete_act(kind: str, name: str) -> Response:
         return redirect(url_for("web.dataset_list"), 303)
     deletion.delete_model(context(), actor=who, name=name)
     return redirect(url_for("web.model_list"), 303)
+
+
+@blueprint.get("/datasets/<name>/forget")
+def forget_form(name: str) -> str:
+    """The form for a subject whose rows are to be erased."""
+    newest = datasets.versions_of(context(), name)[0]
+    return show("forget.html", name=name, columns=[c.name for c in newest.columns], found=None)
+
+
+@blueprint.post("/datasets/<name>/forget")
+def forget_act(name: str) -> str:
+    """Erase a subject's rows; the page names what was trained on them."""
+    who, form = actor("approver").name, request.form
+    found = forgetting.forget(
+        context(), masking_keys(), actor=who, name=name, column=form.get("column", ""),
+        value=form.get("value", ""),
+    )  # fmt: skip
+    return show("forget.html", name=name, columns=[], found=found)
 
 
 def _item(kind: str, name: str) -> Item:
