@@ -245,5 +245,8 @@ class _Timed:
             yield db
         self._held.append(time.thread_time() - begun)
 
+    def commits(self) -> object:
+        return self._store.commits()
+
     def close(self) -> None:
         self._store.close()

@@ -42,6 +42,48 @@ def test_one_job_that_fails_stops_no_other(fleet, caplog):
     assert "disk is full" in caplog.text
 
 
+def test_a_job_rests_until_somebody_writes_or_time_makes_it_due(fleet):
+    ran = []
+
+    def job():
+        ran.append(fleet.clock.now)
+        return fleet.clock.now + 4  # something is due then, whoever writes
+
+    fleet.engine.jobs = [
+        Periodic("exact", 1.0, job, quiet_s=60.0),
+        Periodic("quiet", 1.0, lambda: ran.append("quiet"), quiet_s=3.0),
+    ]
+    began = fleet.clock.now
+
+    def pass_s(seconds):
+        ran.clear()
+        for _ in range(seconds):
+            fleet.clock.now += 1
+            fleet.engine.work()
+        return [one if one == "quiet" else one - began for one in ran]
+
+    fleet.engine.work()
+    assert pass_s(5) == ["quiet", 4.0]
+    fleet.station("cam-1")  # enrolled by another thread or process
+    assert pass_s(2) == [6.0, "quiet"]
+    fleet.engine._on_connection(True)  # what could not be sent can be
+    assert pass_s(1) == [8.0, "quiet"]
+
+
+def test_a_job_that_failed_does_not_rest(fleet):
+    tries = []
+
+    def job():
+        tries.append(1)
+        raise StorageError("disk is full")
+
+    fleet.engine.jobs = [Periodic("full", 1.0, job, quiet_s=60.0)]
+    for _ in range(3):
+        fleet.engine.work()
+        fleet.clock.now += 1
+    assert len(tries) == 3
+
+
 def test_a_thread_that_ends_by_an_error_ends_the_engine_with_it(fleet, monkeypatch):
     fleet.engine._link.stop()
     engine = build_engine(fleet.ctx, threading.Event(), Idle(), link=fleet._link)

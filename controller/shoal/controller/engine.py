@@ -40,9 +40,12 @@ RETRY_S = 1.0
 class Periodic(NamedTuple):
     """A job that runs every `every_s` seconds.
 
+    run          may return the Unix time, a float, at which time alone makes something due
     on_message   also at once after messages were ingested
     own_thread   takes long: would delay the others
     event        also at once when it is set
+    quiet_s      its pace while nothing is written to the database and nothing is due by time alone.
+                 0: every_s then too, as for a job that waits for something else than the database
     """
 
     name: str
@@ -51,6 +54,7 @@ class Periodic(NamedTuple):
     on_message: bool = False
     own_thread: bool = False
     event: threading.Event | None = None
+    quiet_s: float = 0.0
 
 
 class Engine:
@@ -86,6 +90,7 @@ class Engine:
         self._is_first_connection = True
         self._published_timestamp = b""
         self._due: dict[str, float] = {}
+        self._rests: dict[str, tuple[float, object]] = {}  # until when, unless others commit
         self._rounds = round_thread.RoundThread(ctx, self._publish_call)
         self._returns = duplicate_devices.ReturnCounter(monotonic)
         rounds = self._rounds
@@ -93,9 +98,9 @@ class Engine:
             Periodic("uptime", uptime.EVERY_S, self._note_uptime),
             Periodic("retained messages", 1.0, self._publish_retained, on_message=True),
             *jobs,
-            Periodic("assignments", 0.25, self._publish_assignments, on_message=True),
+            Periodic("assignments", 0.25, self._publish_assignments, on_message=True, quiet_s=15.0),
             Periodic("floods", 5.0, self._report_floods, own_thread=True, event=self._intake.bell),
-            Periodic("rounds", 0.5, rounds.work, own_thread=True, event=rounds.bell),
+            Periodic("rounds", 0.5, rounds.work, own_thread=True, event=rounds.bell, quiet_s=5.0),
             Periodic("timestamps", 60.0, self._refresh_timestamps),
         ]
         pki, network = ctx.folder / "pki", ctx.settings.network
@@ -153,6 +158,7 @@ class Engine:
 
     def _on_connection(self, up: bool) -> None:
         self._is_new_connection = up
+        self._rests.clear()  # what could not be sent can be now
         self._wake.set()
 
     def _ingest(self) -> None:
@@ -222,23 +228,36 @@ class Engine:
             if early or (job.own_thread and not own_thread):
                 continue
             self._due[job.name] = now + job.every_s
-            self._run(job)
+            if is_set or not self._is_quiet(job):
+                self._run(job)
         return min(self._due.values()) - self._monotonic()
 
     def _repeat(self, job: Periodic) -> None:
-        if job.event is None:
-            while not self._stopping.wait(job.every_s):
-                self._run(job)
-            return
+        bell = job.event or self._stopping
         while not self._stopping.is_set():
-            job.event.wait(job.every_s)
-            self._run(job)
+            is_set = bell.wait(job.every_s)
+            if not self._stopping.is_set() and (is_set or not self._is_quiet(job)):
+                self._run(job)
+
+    def _is_quiet(self, job: Periodic) -> bool:
+        """Whether nothing was written since the job's last run, which is not quiet_s ago."""
+        until, commits = self._rests.get(job.name, (0.0, None))
+        if commits is None or self._monotonic() >= until:
+            return False
+        try:
+            return self.ctx.store.commits() == commits
+        except StorageError:
+            return False  # the job says it
 
     def _run(self, job: Periodic) -> None:
         began, succeeded_at = self._monotonic(), None
+        self._rests.pop(job.name, None)
         try:
-            job.run()
+            commits = self.ctx.store.commits() if job.quiet_s else None
+            next_at = job.run()
             succeeded_at = self.ctx.clock()
+            due_s = next_at - succeeded_at if isinstance(next_at, float) else job.quiet_s
+            self._rests[job.name] = began + min(job.quiet_s, due_s), commits
         except Exception as error:  # noqa: BLE001 - one job must not stop the others
             expected = isinstance(error, (LinkError, StorageError))
             _log.error("%s: %s", job.name, error, exc_info=not expected)

@@ -82,28 +82,34 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         drift_monitor.evaluate_all(ctx, drift_memory)
 
     return [
-        Periodic("rollouts", 0.25, lambda: stepper.step_all(ctx), on_message=True),
-        Periodic("groups", 0.25, lambda: convergence.step_all(ctx), on_message=True),
-        Periodic("undeployments", 0.25, lambda: undeployments.step_all(ctx)),
+        Periodic("rollouts", 0.25, lambda: stepper.step_all(ctx), on_message=True, quiet_s=15.0),
+        Periodic("groups", 0.25, lambda: convergence.step_all(ctx), on_message=True, quiet_s=15.0),
+        Periodic("undeployments", 0.25, lambda: undeployments.step_all(ctx), quiet_s=5.0),
         Periodic("undeployments of updated agents", 15.0, lambda: undeployments.look_again(ctx)),
         Periodic("operations", 0.25, operations.step),
-        Periodic("drift", drift_s, evaluate_drift, own_thread=True),
-        Periodic("delta prefetch", 0.25, DeltaPrefetcher(ctx).poll, own_thread=True),
-        Periodic("drift alerts", 2.0, lambda: findings.close_alerts(ctx)),
-        Periodic("quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx)),
-        Periodic("revocations", 1.0, lambda: release_revocation.step_all(ctx)),
+        Periodic("drift", drift_s, evaluate_drift, own_thread=True, quiet_s=4 * drift_s),
+        Periodic("delta prefetch", 0.25, DeltaPrefetcher(ctx).poll, own_thread=True, quiet_s=15.0),
+        Periodic("drift alerts", 2.0, lambda: findings.close_alerts(ctx), quiet_s=15.0),
+        Periodic(
+            "quarantine alerts", 2.0, lambda: quarantine_withdrawal.close_alerts(ctx), quiet_s=15.0
+        ),
+        Periodic("revocations", 1.0, lambda: release_revocation.step_all(ctx), quiet_s=15.0),
         Periodic("signing of revocations", 60.0, lambda: release_revocation.sign_all(ctx)),
-        Periodic("alerts of revocations", 2.0, lambda: release_revocation.close_alerts(ctx)),
-        Periodic("retraining", 1.0, lambda: triggers.evaluate(ctx)),
-        Periodic("rounds on drift", 5.0, lambda: drift_trigger.evaluate(ctx)),
-        Periodic("candidate releases", 5.0, lambda: promotion.promote_candidates(ctx)),
+        Periodic(
+            "alerts of revocations", 2.0, lambda: release_revocation.close_alerts(ctx), quiet_s=15.0
+        ),
+        Periodic("retraining", 1.0, lambda: triggers.evaluate(ctx), quiet_s=15.0),
+        Periodic("rounds on drift", 5.0, lambda: drift_trigger.evaluate(ctx), quiet_s=60.0),
+        Periodic(
+            "candidate releases", 5.0, lambda: promotion.promote_candidates(ctx), quiet_s=60.0
+        ),
         Periodic("offline devices", 5.0, lambda: devices.mark_offline(ctx)),
-        Periodic("overdue devices", 2.0, lambda: offline.step(ctx)),
+        Periodic("overdue devices", 2.0, lambda: offline.step(ctx), quiet_s=5.0),
         Periodic("certificates", 600.0, lambda: certificates.step(ctx)),
-        Periodic("conditions", 1.0, lambda: members.step(ctx, drafts.draft)),
-        Periodic("alerts", 1.0, lambda: upkeep.upkeep(ctx)),
-        Periodic("notifications", 2.0, lambda: outbox.collect(ctx)),
-        Periodic("deliveries", 2.0, sender.Sender(ctx).step, own_thread=True),
+        Periodic("conditions", 1.0, lambda: members.step(ctx, drafts.draft), quiet_s=5.0),
+        Periodic("alerts", 1.0, lambda: upkeep.upkeep(ctx), quiet_s=5.0),
+        Periodic("notifications", 2.0, lambda: outbox.collect(ctx), quiet_s=15.0),
+        Periodic("deliveries", 2.0, sender.Sender(ctx).step, own_thread=True, quiet_s=5.0),
         *_heartbeat(ctx),
         *_mlflow(ctx),
         Periodic("clocks", 86_400.0, lambda: clocks.look_again(ctx, drafts.draft)),
@@ -114,7 +120,7 @@ def periodic_jobs(ctx: Context, operations: OperationRunner) -> list[Periodic]:
         Periodic("retention of alerts", 3_600.0, lambda: upkeep.delete_expired(ctx)),
         Periodic("retention of deliveries", 3_600.0, lambda: outbox.delete_expired(ctx)),
         Periodic("deletions", 30.0, lambda: deletion.finish_all(ctx)),
-        Periodic("unused files", 5.0, lambda: unused_files.free(ctx)),
+        Periodic("unused files", 5.0, lambda: unused_files.free(ctx), quiet_s=60.0),
         Periodic("checkpoint retention", 3_600.0, lambda: retention.prune(ctx)),
     ]
 

@@ -66,6 +66,20 @@ def test_a_reader_sees_a_consistent_view_during_a_write(url: str) -> None:
     assert subjects(store) == ["cam-1"]
 
 
+def test_a_commit_of_any_thread_or_process_is_seen_without_a_query(url: str) -> None:
+    store, other = Store.open(url), Store.open(url)
+    before = store.commits()
+    with store.write():
+        pass
+    assert subjects(store) == []
+    assert store.commits() == before, "nothing was written"
+    note(other, "cam-1")
+    second = store.commits()
+    assert second != before
+    note(store, "cam-2")
+    assert store.commits() != second
+
+
 def test_writers_wait_for_each_other_and_none_is_lost(url: str) -> None:
     Store.open(url)
 

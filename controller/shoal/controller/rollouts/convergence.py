@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 BATCH, BATCHES = 200, 10
 
 
-def step_all(ctx: Context) -> None:
-    """Look at devices that changed, then advance trailing stages. Reads the heads of two queues and
-    one index when there is nothing to do."""
+def step_all(ctx: Context) -> float:
+    """Look at devices that changed, then advance trailing stages; Unix time when time alone makes
+    one due. Reads the heads of two queues and one index when there is nothing to do."""
     for _ in range(BATCHES):
         with ctx.store.read() as db:
             taken = _take(db)
@@ -49,7 +49,7 @@ def step_all(ctx: Context) -> None:
             break
         with ctx.store.write() as db:
             _store(db, ctx, taken, found)
-    trailing.step_all(ctx)
+    return trailing.step_all(ctx)
 
 
 class _Taken(NamedTuple):

@@ -6,6 +6,7 @@ counts of a stage, and of its devices only those that are due.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -94,16 +95,16 @@ def stalled_draft(ident: str, release: str, reason: str, *, failed: bool) -> Dra
     )
 
 
-def step_all(ctx: Context) -> None:
+def step_all(ctx: Context) -> float:
     """Advance every active rollout that is due; one that raises an error does not stop the others.
 
-    Reads one index when there is none.
+    Unix time when time alone makes one due. Reads one index when there is none.
     """
-    states = [state.value for state in {State.CREATING, *ACTIVE}]
-    due = select(rollout.c.id).where(rollout.c.state.in_(states), rollout.c.due_at <= ctx.clock())
+    states, now = [state.value for state in {State.CREATING, *ACTIVE}], ctx.clock()
+    active = select(rollout.c.id, rollout.c.due_at).where(rollout.c.state.in_(states))
     with ctx.store.read() as db:
-        idents = list(db.scalars(due))
-    for ident in idents:
+        due_at = {row.id: float(row.due_at) for row in db.execute(active)}
+    for ident in [ident for ident, at in due_at.items() if at <= now]:
         try:
             run(ctx, ident)
         except ShoalError:
@@ -111,6 +112,7 @@ def step_all(ctx: Context) -> None:
             with ctx.store.write() as db:
                 later = update(rollout).where(rollout.c.id == ident)
                 db.execute(later.values(due_at=ctx.clock() + LOOK_S))
+    return min(due_at.values(), default=math.inf)
 
 
 def run(ctx: Context, ident: str, batches: int = BATCHES) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from shoal.controller.access import audit
 from shoal.controller.alerts import alerts
@@ -60,10 +60,15 @@ def begin(db: Connection, ident: str, now: float) -> None:
         db.execute(trailing_stage.insert().values(**values))
 
 
-def step_all(ctx: Context) -> None:
-    """Advance the trailing stages that are due; reads one index when there is none."""
-    due = (trailing_stage.c.state == RUNNING) & (trailing_stage.c.due_at <= ctx.clock())
+def step_all(ctx: Context) -> float:
+    """Advance the trailing stages that are due; Unix time when time alone makes the next one due.
+
+    Reads one index when there is none.
+    """
+    runs = trailing_stage.c.state == RUNNING
+    due = runs & (trailing_stage.c.due_at <= ctx.clock())
     with ctx.store.read() as db:
+        first = db.scalar(select(func.min(trailing_stage.c.due_at)).where(runs))
         idents = list(db.scalars(select(trailing_stage.c.rollout).where(due)))
     for ident in idents:
         try:
@@ -72,6 +77,7 @@ def step_all(ctx: Context) -> None:
             _log.exception("trailing stage of %s cannot advance", ident)
             with ctx.store.write() as db:
                 _plan_next(db, ident, ctx.clock() + LOOK_S)
+    return NEVER if first is None else float(first)
 
 
 def pause(ctx: Context, *, actor: str, ident: str) -> None:

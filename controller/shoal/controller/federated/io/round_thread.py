@@ -6,6 +6,7 @@ A dropped message is requested again, because its round misses it.
 
 import collections
 import logging
+import math
 import threading
 
 from shoal import topics, wire
@@ -34,7 +35,7 @@ class RoundThread:
         self._runner = RoundRunner(ctx, RoundFiles(ctx.folder / "rounds"), post)
         self._queue: collections.deque[tuple[str, bytes]] = collections.deque()
         self._bytes: collections.Counter[str] = collections.Counter()  # by topic; "": all
-        self._dropped, self._stepped = 0, 0.0
+        self._dropped, self._stepped, self._is_active = 0, 0.0, True
         self._clock = ctx.clock
         self._lock = threading.Lock()
 
@@ -50,17 +51,21 @@ class RoundThread:
             self._queue.append((topic, payload))
         self.bell.set()
 
-    def work(self) -> None:
-        """Process queued messages, and what is due. StorageError when the disk refuses."""
+    def work(self) -> float:
+        """Process queued messages, and what is due. StorageError when the disk refuses.
+
+        Unix time when time alone makes something due; infinite while no round runs.
+        """
         self.bell.clear()
         while batch := self._batch():
             if self._runner.receive(batch):
                 self._step()
         if not 0 <= self._clock() - self._stepped < STEP_S:
             self._step()
+        return self._stepped + STEP_S if self._is_active else math.inf
 
     def _step(self) -> None:
-        self._runner.step()
+        self._is_active = self._runner.step()
         self._stepped = self._clock()
 
     def _batch(self) -> list[tuple[str, bytes]]:

@@ -96,8 +96,9 @@ class RoundRunner:
             self.run(active)
         return any(active.record.state in machine.ENDED for active in found)
 
-    def step(self) -> None:
-        """Do everything that is due: decisions, new rounds, repeated requests, dismissals."""
+    def step(self) -> bool:
+        """Do everything that is due: decisions, new rounds, repeated requests, dismissals. Whether
+        a round runs: time alone makes something due in it."""
         tasks.sweep(self._ctx)
         self._load()
         for active in list(self._active.values()):
@@ -110,6 +111,7 @@ class RoundRunner:
                 if active.record.state is State.PLANNED:
                     self.run(active)
         self.finish()
+        return bool(self._active or self._unwritten)
 
     # --- one round, from top to bottom --------------------------------------------------------
 

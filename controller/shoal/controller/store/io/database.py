@@ -2,6 +2,8 @@
 
 import functools
 import logging
+import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from shoal.errors import StorageError
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_S = 15
+_NEXT_STEP = "free some disk space, or look for a stuck process"
 #: For every new SQLite connection. FULL: a device is acked when its row survives a power cut.
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
@@ -38,6 +41,8 @@ class Store:
         self._writer = engine.execution_options(shoal_write=True)
         path = Path(engine.url.database or "controller.db")
         self.windows = WindowFiles(window_folder(path), self.read, self.write)
+        self._watcher: sqlite3.Connection | None = None
+        self._watching = threading.Lock()
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -69,8 +74,30 @@ class Store:
         with _translated(), self._writer.begin() as db:
             yield db
 
+    def commits(self) -> object:
+        """A value that differs from earlier ones once any thread or process has committed.
+
+        Microseconds instead of a query: whoever looks again and again for something to do asks this
+        first. PRAGMA data_version (https://sqlite.org/pragma.html#pragma_data_version) of a
+        connection that writes nothing; another database has no such thing, and always differs.
+        """
+        if self._reader.dialect.name != "sqlite":
+            return object()
+        with self._watching:
+            try:
+                if self._watcher is None:
+                    path = self._reader.url.database or ""
+                    self._watcher = sqlite3.connect(path, _BUSY_TIMEOUT_S, check_same_thread=False)
+                return self._watcher.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error as error:
+                raise StorageError(f"database: {error}", _NEXT_STEP) from error
+
     def close(self) -> None:
         self.windows.close()
+        with self._watching:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
         self._reader.dispose()
 
 
@@ -129,9 +156,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise StorageError(
-            f"database: {_short(error)}", "free some disk space, or look for a stuck process"
-        ) from error
+        raise StorageError(f"database: {_short(error)}", _NEXT_STEP) from error
     except DatabaseError as error:
         if "malformed" not in str(error.orig):
             raise
