@@ -4,4 +4,5 @@ import os
 
 import pytest
 
-soak = pytest.mark.skipif(not os.environ.get("SHOAL_SOAK"), reason="minutes: SHOAL_SOAK=1")
+SOAKED = bool(os.environ.get("SHOAL_SOAK"))
+soak = pytest.mark.skipif(not SOAKED, reason="minutes: SHOAL_SOAK=1")

@@ -50,19 +50,19 @@ class Disk:
         self._bytes: dict[int, bytes] = {}
         self._names: dict[int, list[dict[str, int]]] = {}
         self._targets: dict[int, str] = {}
-        self._paths: dict[int, Path] = {}
+        self._paths: dict[int, str] = {}
         self._folders: set[int] = set()
         self.record_names()
         for inode in self._folders:
             self._names[inode] = self._names[inode][-1:]
         for inode, path in self._paths.items():
-            if inode not in self._folders and not path.is_symlink():
-                self._bytes[inode] = path.read_bytes()
+            if inode not in self._folders and inode not in self._targets:
+                self._bytes[inode] = Path(path).read_bytes()
 
     def record_names(self) -> None:
         """Record the names in every folder: a TORN cut may restore any recorded state."""
         self._paths = {}
-        self._walk(self.live)
+        self._walk(str(self.live), self.live.stat().st_ino)
 
     def synced(self, descriptor: int) -> None:
         """fsync: a file's bytes, or a folder's names, become durable."""
@@ -143,18 +143,20 @@ class Disk:
 
     def _cached(self, inode: int, otherwise: bytes) -> bytes:
         path = self._paths.get(inode)
-        return path.read_bytes() if path else otherwise
+        return Path(path).read_bytes() if path else otherwise
 
-    def _walk(self, folder: Path) -> None:
-        inode, names = folder.stat().st_ino, {}
+    def _walk(self, folder: str, inode: int) -> None:
+        """By names and not by Path: it runs before and after every call of every story."""
+        names = {}
         self._folders.add(inode)
-        for entry in os.scandir(folder):
-            found = entry.inode()
-            names[entry.name], self._paths[found] = found, Path(entry.path)
-            if entry.is_symlink():
-                self._targets[found] = str(Path(entry.path).readlink())
-            elif entry.is_dir():
-                self._walk(Path(entry.path))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                found = entry.inode()
+                names[entry.name], self._paths[found] = found, entry.path
+                if entry.is_symlink():
+                    self._targets[found] = os.readlink(entry.path)  # noqa: PTH115
+                elif entry.is_dir():
+                    self._walk(entry.path, found)
         history = self._names.setdefault(inode, [{}])
         if history[-1] != names:
             history.append(names)
