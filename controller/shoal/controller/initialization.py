@@ -144,6 +144,17 @@ script_file_mb = {wanted.operations.script_file_mb}      # of a file that it wri
 # "stable": a rollout that reaches a stable device needs another user's approval; or "none"
 approval = {_toml(wanted.rollouts.approval)}
 
+[mlflow]
+url = {_toml(wanted.mlflow.url)}            # of an MLflow server, https://; "" for none
+# files with a bearer token, or with the user's password, relative to the controller's folder
+token_file = {_toml(wanted.mlflow.token_file)}
+user = {_toml(wanted.mlflow.user)}
+password_file = {_toml(wanted.mlflow.password_file)}
+ca_file = {_toml(wanted.mlflow.ca_file)}        # PEM of its CA; "" for the system's
+experiment = {_toml(wanted.mlflow.experiment)}   # that runs are copied to
+runs = {_toml(wanted.mlflow.runs)}          # whether they are
+poll_s = {wanted.mlflow.poll_s}        # seconds between two looks at the aliases that are followed
+
 [rounds]
 checkpoints = {wanted.rounds.checkpoints}  # newest checkpoints kept per federated task; 0 for all
 """
