@@ -154,6 +154,7 @@ def assert_ledgers(cohort: Cohort, task: str, privacy: dict) -> None:
         assert sent.count(name) <= spent <= len(cohort.rounds(task))
 
 
+@soak
 def test_a_device_that_is_killed_after_it_shared_its_keys_is_taken_out_of_the_secure_sum(digits):
     cohort = digits.cohort
     secure = {"clip": 0.5, "weight": 300, "degree": 5, "threshold": 3}

@@ -44,7 +44,7 @@ def test_messages_jobs_and_the_link_are_counted(fleet):
     assert found["shoal_ingest_batch_seconds_count",] >= 1
     assert found["shoal_broker_connected",] == 1
     assert found["shoal_ingest_queue_messages",] == 0
-    assert found["shoal_job_seconds_count", "rollouts"] >= 30
+    assert 2 <= found["shoal_job_seconds_count", "rollouts"] < 30, "it rests between"
     assert found["shoal_job_success_timestamp_seconds", "rollouts"] == pytest.approx(
         fleet.clock(), abs=1
     )

@@ -12,18 +12,21 @@ from bench.__main__ import NAMES as ALL
 from bench.measuring import compare, interleave
 from bench.report import Aim, Report, human
 from programs import nats_server
+from soaking import soak
 
 BENCH = Path(__file__).parents[1] / "bench"
 ROOT = BENCH.parents[1]
 #: Run apart: two want peers in environments of their own, and no numbers of feeds are committed.
 APART = ("peers", "federated", "feeds")
 NAMES = [name for name in ALL if name not in APART]
-WITH_BROKER = [pytest.mark.broker, pytest.mark.slow]
+WITH_BROKER = [pytest.mark.broker, pytest.mark.slow, soak]
 
 
 def names() -> list[object]:
-    brokers = {"ingest", "update"}
-    return [pytest.param(name, marks=WITH_BROKER if name in brokers else []) for name in NAMES]
+    """Those that take longest, with real processes or a fleet of thousands, are for a soak."""
+    slow = dict.fromkeys(("ingest", "update"), WITH_BROKER)
+    slow |= {name: [soak] for name in ("attacks", "console")}
+    return [pytest.param(name, marks=slow.get(name, [])) for name in NAMES]
 
 
 @pytest.mark.parametrize("name", names())

@@ -245,9 +245,12 @@ class Engine:
         if commits is None or self._monotonic() >= until:
             return False
         try:
-            return self.ctx.store.commits() == commits
+            rests = self.ctx.store.commits() == commits
         except StorageError:
             return False  # the job says it
+        if rests:
+            self._metrics.note_rest(job.name, self.ctx.clock())
+        return rests
 
     def _run(self, job: Periodic) -> None:
         began, succeeded_at = self._monotonic(), None

@@ -88,6 +88,10 @@ class EngineMetrics:
         else:
             self._done.labels(name).set(succeeded_at)
 
+    def note_rest(self, name: str, at: float) -> None:
+        """A job rests at Unix second `at`: nothing is to do, so what it did is not old."""
+        self._done.labels(name).set(at)
+
     def note_queues(self, *, waiting: int, waited_s: float, acks: int, connected: bool) -> None:
         """As they are now."""
         self._queue.set(waiting)

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.scenario, pytest.mark.timeout(600)]
 
 SECONDS = 45
 #: Every so manieth point with what the kernel may have written by chance; all of them in a soak.
-STRIDE = 1 if os.environ.get("SHOAL_SOAK") else 4
+STRIDE = 1 if os.environ.get("SHOAL_SOAK") else 8
 
 
 def live_through_an_update(

@@ -154,7 +154,7 @@ BAD_ROLES = {
     "no label": ({"label": ""}, "which column is the label"),
     "site is missing": ({"site": "factory"}, "no column 'factory' for site"),
     "drop is missing": ({"drop": ["sreial"]}, "no column 'sreial' for drop"),
-    "text as feature": ({"drop": []}, "not numbers: serial; drop these columns"),
+    "text as feature": ({"drop": []}, "not numbers: serial; --drop serial"),
     "no features left": ({"drop": ["serial", "heat", "speed"]}, "no feature columns"),
 }
 
