@@ -18,7 +18,7 @@ demo: setup  ## the demo on this machine: broker, controller, six agents (ARGS=-
 
 test: setup  ## lint, types, contracts, then every test; real brokers and a real browser from apt
 	@$(MAKE) --no-print-directory -j --output-sync programs lint types layers collected
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 soak: setup  ## power cuts at every point with every disk, 500 kills of a real agent, 1000 swaps, rounds and downloads of real processes: an hour
 	@SHOAL_SOAK=1 $(BIN)/python -m pytest -n 2 -s tests/scenario/update/test_power_cuts.py \

@@ -33,12 +33,12 @@ class Plant:
         return f"opc.tcp://127.0.0.1:{self.port}/plant"
 
     def run(self, work: Awaitable[_T]) -> _T:
-        """Run a coroutine on the server's loop."""
+        """Run a coroutine on the server's loop; a start takes seconds of CPU on a busy machine."""
 
         async def waited() -> _T:
             return await work
 
-        return asyncio.run_coroutine_threadsafe(waited(), self._loop).result(PATIENCE_S)
+        return asyncio.run_coroutine_threadsafe(waited(), self._loop).result(3 * PATIENCE_S)
 
     def start(self, namespaces: Sequence[str] = (URI,)) -> None:
         self.run(self._start(namespaces))
