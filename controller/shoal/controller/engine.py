@@ -8,6 +8,7 @@ second. A job that fails is logged and tried again the next time; the others go 
 import collections
 import functools
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -311,8 +312,10 @@ class Engine:
         self._is_new_connection, self._published_timestamp = False, b""
         self._publish_timestamp()
 
-    def _publish_assignments(self) -> None:
-        waiting = assignments.pending(self.ctx) if self._link.connected else []
+    def _publish_assignments(self) -> float:
+        if not self._link.connected:
+            return 0.0  # it does not rest until it has asked
+        waiting = assignments.pending(self.ctx)
         sent = []
         try:
             for one in waiting:
@@ -323,6 +326,7 @@ class Engine:
             if sent:
                 assignments.mark_sent(self.ctx, sent)
                 self._remember(sent)
+        return math.inf
 
     def _remember(self, sent: Sequence[assignments.Pending]) -> None:
         """Keep the names of the last seconds: a broker that is killed may lose their orders."""
