@@ -9,7 +9,7 @@ from fakes import memory_folder
 from fleet import Fleet
 from shoal.controller.host.windows import NewWindow, StoredWindow
 from shoal.controller.monitoring import drift_monitor
-from shoal.controller.store import drift_tables
+from shoal.controller.store import drift_tables, stored_values
 from shoal.controller.store.io.database import Store
 from shoal.controller.store.io.window_files import WindowFiles
 
@@ -39,7 +39,9 @@ def add_history(fleet: Fleet, windows: int) -> None:
     ]
     with fleet.ctx.store.write() as db:
         fleet.ctx.store.windows.add(db, copies)
-        drift_monitor._set_position(db, fleet.ctx.store.windows.last() + len(copies))
+        stored_values.write(
+            db, drift_monitor._POSITION, fleet.ctx.store.windows.last() + len(copies)
+        )
 
 
 def windows_read(fleet: Fleet, call: Callable[[], object]) -> int:

@@ -34,13 +34,18 @@ class Actor(NamedTuple):
         return bool(self.models or self.sites)
 
 
+def reaches(role: str, wanted: str) -> bool:
+    """Whether `role` is `wanted` or a higher one."""
+    return ROLES.index(role) >= ROLES.index(wanted)
+
+
 def require(actor: Actor | None, role: str) -> Actor:
     """Return `actor` if it has `role` or a higher one, else raise DeniedError."""
     if actor is None:
         raise DeniedError(
             "not signed in", "sign in, or send a token as `Authorization: Bearer`", signed_in=False
         )
-    if ROLES.index(actor.role) < ROLES.index(role):
+    if not reaches(actor.role, role):
         raise DeniedError(
             f"{actor.name} is signed in as {actor.role}, this needs {role}",
             "ask an admin for that role",

@@ -1,10 +1,9 @@
 """Since when the controller listens: what it did not hear before is no silence of a device."""
 
-from sqlalchemy import Connection, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection
 
 from shoal.controller.host.context import Context
-from shoal.controller.store.tables import setting
+from shoal.controller.store import stored_values
 
 _NAME = "alerts.uptime"
 #: Noted so often, seconds; a longer pause was an outage of the controller or its broker.
@@ -23,8 +22,7 @@ def note(ctx: Context, connected: bool) -> None:
         if now - at > _PAUSE_S:
             since = now
         value = {"at": now, "since": since}
-        row = insert(setting).values(name=_NAME, value=value)
-        db.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+        stored_values.write(db, _NAME, value)
 
 
 def is_current(db: Connection, now: float) -> bool:
@@ -38,5 +36,5 @@ def since(db: Connection) -> float:
 
 
 def _read(db: Connection) -> tuple[float, float]:
-    found = db.scalar(select(setting.c.value).where(setting.c.name == _NAME)) or {}
+    found = stored_values.read(db, _NAME) or {}
     return float(found.get("at", 0.0)), float(found.get("since", 0.0))

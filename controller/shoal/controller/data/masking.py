@@ -118,8 +118,6 @@ class Masker:
         """Rows with the columns that are stored, masked; names without spaces around them."""
         import pandas as pd
 
-        if not self._top:
-            self._top = {name: self._most_frequent(name) for name in self.counted}
         raw = {str(column).strip(): frame[column] for column in frame.columns}
         made = {name: self._masked(name, raw) for name in self.columns}
         return pd.DataFrame(made, index=frame.index)
@@ -130,8 +128,6 @@ class Masker:
 
         raw = {name: _series_of(table.column(name)) for name in self.texts}
         arrays: list[Any] = []
-        if not self._top:
-            self._top = {name: self._most_frequent(name) for name in self.counted}
         for name in self.columns:
             if not self.is_masked(name):
                 arrays.append(table.column(name))
@@ -195,15 +191,19 @@ class Masker:
         if rule.prefix:
             return text[: rule.prefix]
         if rule.top:
-            kept = text in self._top[name]
+            kept = text in self._most_frequent(name)
             return text if kept else ("other" if rule.other is None else str(rule.other))
         return rule.map.get(text, rule.other)
 
     def _most_frequent(self, name: str) -> frozenset[str]:
-        rule = self._rules[name]
-        assert isinstance(rule, Generalise)
-        ordered = sorted(self._counts.get(name, {}).items(), key=lambda one: (-one[1], one[0]))
-        return frozenset(text for text, n in ordered[: rule.top] if n >= rule.at_least)
+        """Values of a counted column that are kept; determined once, when all are counted."""
+        if name not in self._top:
+            rule, counts = self._rules[name], self._counts.get(name, Counter())
+            assert isinstance(rule, Generalise)
+            ordered = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+            kept = (text for text, n in ordered[: rule.top] if n >= rule.at_least)
+            self._top[name] = frozenset(kept)
+        return self._top[name]
 
     def _bucket(self, name: str, rule: Bucket, text: str) -> float | None:
         if not self._decimal and "," in text:

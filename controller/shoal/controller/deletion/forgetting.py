@@ -32,16 +32,16 @@ def forget(
         raise SettingError(what, "name the dataset without its version, and the subject's value")
     every = datasets.versions_of(ctx, name)
     versions = [version for version in every if not version.erased_at] or every[:1]
-    held, unknown = dict[str, int](), list[str]()
+    unknown = list[str]()
     newest = subjects.rows_of(ctx, versions[0], column, value, keys)
-    for version in versions:
+    counts = {versions[0].ref: int(newest.sum())}
+    for version in versions[1:]:
         try:
             rows = subjects.rows_of(ctx, version, column, value, keys)
+            counts[version.ref] = int(rows.sum())
         except (DatasetError, ConflictError):
             unknown.append(version.ref)
-            continue
-        if count := int(rows.sum()):
-            held[version.ref] = count
+    held = {ref: count for ref, count in counts.items() if count}
     if not held:
         raise AbsentError(
             "row", f"of this subject in {name}",

@@ -12,8 +12,7 @@ import msgspec
 from sqlalchemy import Row, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from shoal.controller.access import users
-from shoal.controller.access.roles import ROLES
+from shoal.controller.access import roles, users
 from shoal.controller.host.context import Context
 from shoal.controller.mlflow import follows, imports, mirror, registry
 from shoal.controller.mlflow.records import (
@@ -211,7 +210,7 @@ class Follower:
     def _check_author(self, rule: Follow) -> None:
         """DeniedError unless who made the rule may still sign: it acts in that user's name."""
         for one in users.list_users(self._ctx):
-            may = not one.disabled_at and ROLES.index(one.role) >= ROLES.index(_ROLE)
+            may = not one.disabled_at and roles.reaches(one.role, _ROLE)
             if one.name == rule.created_by and may:
                 return
         raise DeniedError(

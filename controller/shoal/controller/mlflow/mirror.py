@@ -16,8 +16,9 @@ from shoal.controller.mlflow.records import Mirrored
 from shoal.controller.mlflow.registry import Registry
 from shoal.controller.runs import listing
 from shoal.controller.runs.records import KINDS, Run
+from shoal.controller.store import stored_values
 from shoal.controller.store.mlflow_tables import mlflow_run
-from shoal.controller.store.tables import change, operation, setting
+from shoal.controller.store.tables import change, operation
 from shoal.errors import AbsentError, DeniedError, LinkError, SettingError, ShoalError
 
 _log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Mirror:
         if sent:
             self._failures = 0
             with ctx.store.write() as db:
-                _put(db, _STATE, {"at": now, "error": "", "error_at": 0.0})
+                stored_values.write(db, _STATE, {"at": now, "error": "", "error_at": 0.0})
         return sent
 
     def _send(self, ident: str, remote: str) -> None:
@@ -114,9 +115,9 @@ class Mirror:
         self._failures = min(self._failures + 1, 8)
         _log.warning("runs are not mirrored: %s", error)
         with self._ctx.store.write() as db:
-            before = _get(db, _STATE) or {}
+            before = stored_values.read(db, _STATE) or {}
             since = before.get("error_at") or now
-            _put(db, _STATE, {**before, "error": error[:500], "error_at": since})
+            stored_values.write(db, _STATE, {**before, "error": error[:500], "error_at": since})
 
     def _failed(self, row: Any, error: str) -> None:
         """Try one run again later, MOST times."""
@@ -132,7 +133,7 @@ class Mirror:
 def mark_changed(ctx: Context) -> None:
     """Mark the runs that changed since the last time; all, where the change log does not reach."""
     with ctx.store.read() as db:
-        known = _get(db, _POSITION)
+        known = stored_values.read(db, _POSITION)
         newest = db.scalar(select(func.max(change.c.id))) or 0
         oldest = db.scalar(select(func.min(change.c.id))) or 0
     position = int((known or {}).get("id", -1))
@@ -151,7 +152,7 @@ def mark_changed(ctx: Context) -> None:
             found = list(db.scalars(runs))
     with ctx.store.write() as db:
         _mark(db, ctx, found)
-        _put(db, _POSITION, {"id": newest})
+        stored_values.write(db, _POSITION, {"id": newest})
 
 
 def state(ctx: Context) -> Mirrored:
@@ -165,7 +166,7 @@ def state(ctx: Context) -> Mirrored:
     )
     with ctx.store.read() as db:
         sent, waiting, lost = db.execute(counts).one()
-        known = _get(db, _STATE) or {}
+        known = stored_values.read(db, _STATE) or {}
     return Mirrored(
         enabled=bool(settings.url and settings.runs),
         experiment=settings.experiment,
@@ -206,12 +207,3 @@ def _mark(db: Connection, ctx: Context, runs: list[str]) -> None:
     waits = (mlflow_run.c.attempts > 0) & (mlflow_run.c.due_at > 0)
     at = case((waits, mlflow_run.c.due_at), else_=now)
     db.execute(row.on_conflict_do_update(index_elements=["run"], set_={"due_at": at}))
-
-
-def _get(db: Connection, name: str) -> dict[str, Any] | None:
-    return db.scalar(select(setting.c.value).where(setting.c.name == name))
-
-
-def _put(db: Connection, name: str, value: dict[str, Any]) -> None:
-    row = upsert(setting).values(name=name, value=value)
-    db.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import numpy as np
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select
 
 from shoal.controller.host.context import Context
 from shoal.controller.host.windows import StoredWindow
@@ -41,7 +41,8 @@ from shoal.controller.monitoring.findings import DriftTest, Subject
 from shoal.controller.monitoring.sequential import Fleet
 from shoal.controller.monitoring.site_buckets import Bucket, SiteBuckets
 from shoal.controller.monitoring.surprises import Rules, Times
-from shoal.controller.store.tables import device, setting
+from shoal.controller.store import stored_values
+from shoal.controller.store.tables import device
 from shoal.errors import AbsentError
 
 #: New windows applied in one transaction, and subjects in one step of the decision.
@@ -159,7 +160,7 @@ def _evaluate(ctx: Context, memory: DriftMemory) -> bool:
         baseline_rows.save(db, ctx, memory.listed, evaluation.tests)
         memory.states.save(db, ctx.clock(), ctx.settings.fleet.window_s)
         if new:
-            _set_position(db, position)
+            stored_values.write(db, _POSITION, position)
     memory.position = position
     return len(new) == BATCH
 
@@ -412,11 +413,4 @@ def _by_device(rows: Iterable[StoredWindow]) -> dict[Subject, list[StoredWindow]
 
 def _position(db: Connection) -> int:
     """Id of the last window that was applied."""
-    value = db.scalar(select(setting.c.value).where(setting.c.name == _POSITION))
-    return msgspec.convert(value or 0, int)
-
-
-def _set_position(db: Connection, position: int) -> None:
-    written = db.execute(update(setting).where(setting.c.name == _POSITION).values(value=position))
-    if not written.rowcount:
-        db.execute(setting.insert().values(name=_POSITION, value=position))
+    return msgspec.convert(stored_values.read(db, _POSITION) or 0, int)

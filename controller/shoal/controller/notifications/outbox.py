@@ -5,15 +5,15 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from shoal.controller.alerts.records import SEVERITIES
 from shoal.controller.host.context import Context
 from shoal.controller.notifications import quiet_hours
 from shoal.controller.notifications.records import PENDING, Item
+from shoal.controller.store import stored_values
 from shoal.controller.store.alert_tables import alert_event
 from shoal.controller.store.notification_tables import attempt, channel, delivery
-from shoal.controller.store.tables import alert, setting
+from shoal.controller.store.tables import alert
 
 #: Events read in one transaction, and those that somebody is told of.
 BATCH = 200
@@ -40,9 +40,8 @@ def collect(ctx: Context) -> int:
             if items:
                 _queue(db, ctx, one, items)
         read = max([position, *(row.event for row in rows)])
-        value = {"id": read if channels else max(newest, read)}
-        row = upsert(setting).values(name=_POSITION, value=value)
-        db.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+        position = read if channels else max(newest, read)
+        stored_values.write(db, _POSITION, {"id": position})
     return len(rows)
 
 
@@ -109,5 +108,5 @@ def _queue(db: Connection, ctx: Context, one: Row[Any], items: list[Item]) -> No
 
 
 def _position(db: Connection) -> int:
-    found = db.scalar(select(setting.c.value).where(setting.c.name == _POSITION))
+    found = stored_values.read(db, _POSITION)
     return int(found["id"]) if found else 0

@@ -93,7 +93,7 @@ def actor(role: str = "viewer") -> Actor:
 def may(role: str) -> bool:
     """Whether the signed-in user has `role`: for showing buttons."""
     who = g.get("actor")
-    return who is not None and roles.ROLES.index(who.role) >= roles.ROLES.index(role)
+    return who is not None and roles.reaches(who.role, role)
 
 
 @blueprint.before_request
