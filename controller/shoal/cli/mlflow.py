@@ -7,7 +7,7 @@ from rich.console import Group
 
 from shoal.cli.api import JsonObject, at
 from shoal.cli.command import CommandGroup, Session
-from shoal.cli.options import DURATION, confirm, yes_option
+from shoal.cli.options import DURATION, confirm, names_of, yes_option
 from shoal.cli.plan_options import DEFAULT_STAGES
 from shoal.cli.plan_options import gates as gate_plans
 from shoal.cli.plan_options import stages as stage_plans
@@ -141,7 +141,7 @@ def follow(
     body = {name: value for name, value in given.items() if value}
     body |= {"alias": name.removeprefix("mlflow:"), "plan": plan, "now": now}
     body |= {"model": model or body["alias"].partition("@")[0]}
-    body |= {"labels": [one.strip() for one in labels.split(",") if one.strip()]}
+    body |= {"labels": names_of(labels)}
     made = session.api.post(at("mlflow", "follows"), body)
     names = f"version {made['version']}" if made["version"] else "no version yet"
     lines = f"{plain(made['name'])} is followed; it names {names}" + (

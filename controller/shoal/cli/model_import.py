@@ -12,7 +12,7 @@ from shoal.cli.api import at
 from shoal.cli.command import Command, Session
 from shoal.cli.data_files import data_files
 from shoal.cli.model_upload import FILE, finish, open_upload, pairs, wait_option
-from shoal.cli.options import timeout_option
+from shoal.cli.options import names_of, timeout_option
 from shoal.cli.render import plain, size
 from shoal.cli.steps_file import open_steps
 from shoal.cli.tensors import facts_tables
@@ -177,7 +177,7 @@ def import_(
                 raise SettingError(
                     f"{option} is of a FILE, and {file} is in MLflow", "leave it out"
                 )
-        words = [one.strip() for one in labels.split(",") if one.strip()]
+        words = names_of(labels)
         if Path(labels).is_file():
             words = msgspec.json.decode(fields["labels"])
         body: dict[str, Any] = {name: value for name, value in fields.items() if value}

@@ -44,6 +44,15 @@ def listed(command: Command) -> Command:
     return _search_option(_limit_option(command))
 
 
+def names_of(text: str) -> list[str]:
+    """Names between commas, without the spaces around them.
+
+    >>> names_of("good, bad,")
+    ['good', 'bad']
+    """
+    return [one.strip() for one in text.split(",") if one.strip()]
+
+
 def confirm(question: str, *, without: str = "--yes") -> None:
     """Continue on yes; FailedError on no, or without a terminal.
 
